@@ -1,0 +1,1 @@
+"""The role that moves blocks from the journal into segments."""

@@ -1,0 +1,276 @@
+"""A block: one Redis stream entry, holding one or more whole requests as compressed columns.
+
+    requests of one pipeline -> encode() -> stream entry -> decode() -> Columns -> segment
+
+Layout, version 1, little-endian:
+
+    "LWB" | version u8 | CRC32C u32 of all that follows | header length u32 | header | body
+
+The header is a MessagePack array (`Header`), the body one zstd frame of the columns in the order
+of `_ORDER`, whose lengths stand in the header; a column without content has length 0. `time` is
+int64, `label_set` uint32, `flags` uint8, `label_sets` MessagePack, the others NUL-joined text.
+A reader of version N reads every version up to N; a newer one is `UnknownVersionError`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from array import array
+from collections.abc import Sequence
+from typing import Final
+
+import google_crc32c
+import msgspec
+import numpy as np
+import zstandard
+
+from logweir.core import bounds, columns, errors, ids
+from logweir.core.columns import Columns
+from logweir.core.names import PipelineId, TenantId
+from logweir.core.record import Labels
+
+VERSION: Final = 1
+LEVEL: Final = 1
+"""zstd level: higher ones cost ingest more than Redis saves."""
+
+_MAGIC: Final = b"LWB"
+_HEAD = struct.Struct("<3sBII")
+_ORDER: Final = (
+    "time",
+    "label_set",
+    "flags",
+    "label_sets",
+    "message",
+    "trace",
+    "span",
+    "attributes",
+    "extra",
+)
+_MAX_BODY_BYTES = 8 * bounds.MAX_DECODED_BYTES
+"""No block decompresses to more; what claims to is not ours."""
+
+_compressor = zstandard.ZstdCompressor(level=LEVEL)
+_decompressor = zstandard.ZstdDecompressor()
+_label_sets_encoder = msgspec.msgpack.Encoder()
+_label_sets_decoder = msgspec.msgpack.Decoder(tuple[Labels, ...])
+
+
+class Request(msgspec.Struct, frozen=True, array_like=True):
+    """One request of a block, as its ledger rows need it.
+
+    `key` is empty or the 16-byte hash of the `Idempotency-Key`; `producer` is empty or the 16
+    bytes of a producer's UUID, with its `epoch` and `sequence`. `records` are in the block,
+    `expired` were older than the retention at arrival and are only counted. `fingerprint` is of
+    the decompressed body (int64), `size_bytes` its length.
+    """
+
+    records: int
+    expired: int
+    size_bytes: int
+    fingerprint: int
+    key: bytes = b""
+    producer: bytes = b""
+    epoch: int = 0
+    sequence: int = 0
+
+    @property
+    def accepted(self) -> int:
+        """Records that the sender was told are accepted."""
+        return self.records + self.expired
+
+
+class Header(msgspec.Struct, frozen=True, array_like=True):
+    """What a block says about itself. `uuid` is a UUIDv7, `refused` counts refusals by reason."""
+
+    uuid: bytes
+    tenant: TenantId
+    pipeline: PipelineId
+    requests: tuple[Request, ...]
+    lengths: tuple[int, ...]
+    refused: dict[str, int]
+
+    @property
+    def accepted(self) -> int:
+        """Records that the block accounts for."""
+        return sum(request.accepted for request in self.requests)
+
+    @property
+    def records(self) -> int:
+        """Records that the block holds."""
+        return sum(request.records for request in self.requests)
+
+    @property
+    def size_bytes(self) -> int:
+        """Decompressed bytes of the requests' bodies."""
+        return sum(request.size_bytes for request in self.requests)
+
+
+class Part(msgspec.Struct, eq=False):
+    """The records of one request as lists of equal length, ready to be joined with others.
+
+    `label_set` indexes `label_sets`. An empty list of `traces`, `spans`, `attributes`, `flags` or
+    `extras` means that no record has one.
+    """
+
+    times_ns: list[int]
+    label_set: list[int]
+    label_sets: list[Labels]
+    messages: list[str]
+    traces: list[str] = []
+    spans: list[str] = []
+    attributes: list[bytes] = []
+    flags: list[int] = []
+    extras: list[bytes] = []
+
+
+def encode(
+    uuid: bytes,
+    tenant: TenantId,
+    pipeline: PipelineId,
+    requests: Sequence[tuple[Request, Part]],
+    refused: dict[str, int],
+) -> bytes:
+    """Return the block of these requests, in their order."""
+    parts = [part for _, part in requests]
+    label_sets, label_set = _join_label_sets(parts)
+    chain = itertools.chain.from_iterable
+    content = (
+        array("q", chain(p.times_ns for p in parts)).tobytes(),
+        array("I", label_set).tobytes(),
+        _flags(parts),
+        _label_sets_encoder.encode(label_sets),
+        "\0".join(chain(p.messages for p in parts)).encode(),
+        _texts([(p.traces, len(p.times_ns)) for p in parts]).encode(),
+        _texts([(p.spans, len(p.times_ns)) for p in parts]).encode(),
+        _raws([(p.attributes, len(p.times_ns)) for p in parts]),
+        _raws([(p.extras, len(p.times_ns)) for p in parts]),
+    )
+    header = msgspec.msgpack.encode(
+        Header(
+            uuid=uuid,
+            tenant=tenant,
+            pipeline=pipeline,
+            requests=tuple(request for request, _ in requests),
+            lengths=tuple(map(len, content)),
+            refused=refused,
+        )
+    )
+    body = _compressor.compress(b"".join(content))
+    rest = struct.pack("<I", len(header)) + header + body
+    return struct.pack("<3sBI", _MAGIC, VERSION, google_crc32c.value(rest)) + rest
+
+
+def _join_label_sets(parts: Sequence[Part]) -> tuple[list[Labels], list[int]]:
+    if len(parts) == 1:
+        return parts[0].label_sets, parts[0].label_set
+    table: dict[Labels, int] = {}
+    joined: list[int] = []
+    for part in parts:
+        where = [table.setdefault(labels, len(table)) for labels in part.label_sets]
+        joined.extend([where[index] for index in part.label_set])
+    return list(table), joined
+
+
+def _flags(parts: Sequence[Part]) -> bytes:
+    if not any(part.flags for part in parts):
+        return b""
+    return b"".join(bytes(p.flags) if p.flags else bytes(len(p.times_ns)) for p in parts)
+
+
+def _texts(parts: Sequence[tuple[list[str], int]]) -> str:
+    if not any(texts for texts, _ in parts):
+        return ""
+    return "\0".join(itertools.chain.from_iterable(texts or [""] * n for texts, n in parts))
+
+
+def _raws(parts: Sequence[tuple[list[bytes], int]]) -> bytes:
+    if not any(texts for texts, _ in parts):
+        return b""
+    return b"\0".join(itertools.chain.from_iterable(texts or [b""] * n for texts, n in parts))
+
+
+def header(data: bytes) -> Header:
+    """Check the block and return its header, without decompressing the columns.
+
+    Raises:
+        UnknownVersionError: it was written by a newer program; leave it to one.
+        FormatError: it is no block, or damaged.
+    """
+    return _open(data)[0]
+
+
+def decode(data: bytes) -> tuple[Header, Columns]:
+    """Return the header and the records of a block.
+
+    Raises:
+        UnknownVersionError: it was written by a newer program; leave it to one.
+        FormatError: it is no block, or damaged.
+    """
+    found, body = _open(data)
+    try:
+        content = _decompressor.decompress(body, max_output_size=_MAX_BODY_BYTES)
+    except zstandard.ZstdError as cause:
+        raise errors.FormatError(f"The block's columns do not decompress: {cause}.") from cause
+    if len(content) != sum(found.lengths) or len(found.lengths) != len(_ORDER):
+        raise errors.FormatError(
+            f"The block has {len(content)} bytes of columns, its header says {found.lengths}."
+        )
+    cuts = itertools.accumulate(found.lengths, initial=0)
+    column = {
+        name: content[start : start + length]
+        for name, start, length in zip(_ORDER, cuts, found.lengths, strict=False)
+    }
+    return found, _columns(found, column)
+
+
+def _open(data: bytes) -> tuple[Header, memoryview]:
+    if len(data) < _HEAD.size or data[:3] != _MAGIC:
+        raise errors.FormatError(f"{len(data)} bytes that do not begin as a block does.")
+    _, version, crc, header_length = _HEAD.unpack_from(data)
+    if version > VERSION:
+        raise errors.UnknownVersionError(
+            f"The block has version {version}, this program knows up to {VERSION}.",
+            hint="Run the newer version of the collectors again.",
+        )
+    view = memoryview(data)
+    if google_crc32c.value(bytes(view[8:])) != crc:
+        raise errors.FormatError("The block's checksum does not match its content.")
+    try:
+        found = msgspec.msgpack.decode(view[12 : 12 + header_length], type=Header)
+    except msgspec.MsgspecError as cause:
+        raise errors.FormatError(f"The block's header cannot be read: {cause}.") from cause
+    return found, view[12 + header_length :]
+
+
+def _columns(found: Header, column: dict[str, bytes]) -> Columns:
+    n = found.records
+    time_ns = np.frombuffer(column["time"], np.int64)
+    label_set = np.frombuffer(column["label_set"], np.uint32)
+    flags = np.frombuffer(column["flags"] or bytes(n), np.uint8)
+    texts = {name: column[name] for name in columns.TEXTS}
+    for name, text in texts.items():
+        texts[name] = text if text.strip(columns.SEPARATOR) else b""
+        if text and text.count(columns.SEPARATOR) != n - 1:
+            raise errors.FormatError(f"The block's column {name} does not have {n} texts.")
+    label_sets = _label_sets_decoder.decode(column["label_sets"])
+    if not n == len(time_ns) == len(label_set) == len(flags):
+        raise errors.FormatError(f"The block's columns do not all have {n} records.")
+    if n and int(label_set.max()) >= len(label_sets):
+        raise errors.FormatError("The block names a label set that it does not hold.")
+    return Columns(
+        n=n,
+        time_ns=time_ns,
+        label_set=label_set,
+        label_sets=label_sets,
+        flags=flags,
+        block=np.full(n, ids.short(found.uuid), np.uint64),
+        index=np.arange(n, dtype=np.uint32),
+        **texts,
+    )
+
+
+def request_slices(found: Header) -> list[slice]:
+    """Return where each request's records stand in the block's columns."""
+    cuts = list(itertools.accumulate((r.records for r in found.requests), initial=0))
+    return [slice(start, stop) for start, stop in itertools.pairwise(cuts)]

@@ -1,0 +1,70 @@
+"""UUIDv7 of blocks, their short form, and receipt ids. Clock and chance are handed in.
+
+    UUIDv7  = 48 bits of milliseconds | version | 12 random | variant | 62 random   (RFC 9562)
+    short   = the low 42 bits of the milliseconds | the last 22 random bits
+    receipt = <uuid>.<index of the request in the block>
+"""
+
+from __future__ import annotations
+
+import uuid
+
+import msgspec
+
+from logweir.core import errors
+
+_SHORT_RANDOM_BITS = 22
+_MS_MASK = (1 << 42) - 1
+
+
+def uuid7(now_ms: int, chance: bytes) -> bytes:
+    """Return a UUIDv7, 16 bytes, of a time in milliseconds and 10 random bytes."""
+    value = (now_ms & ((1 << 48) - 1)) << 80 | int.from_bytes(chance[:10], "big")
+    value = value & ~(0xF << 76) | 0x7 << 76
+    value = value & ~(0x3 << 62) | 0x2 << 62
+    return value.to_bytes(16, "big")
+
+
+def time_ms(block: bytes) -> int:
+    """The time in a UUIDv7, in milliseconds since the epoch."""
+    return int.from_bytes(block[:6], "big")
+
+
+def short(block: bytes) -> int:
+    """The block's short form of 64 bits; grows with time, and is part of every record's id."""
+    random_bits = int.from_bytes(block[-3:], "big") & ((1 << _SHORT_RANDOM_BITS) - 1)
+    return (time_ms(block) & _MS_MASK) << _SHORT_RANDOM_BITS | random_bits
+
+
+def short_time_ms(value: int) -> int:
+    """The milliseconds in a short form."""
+    return value >> _SHORT_RANDOM_BITS
+
+
+class Receipt(msgspec.Struct, frozen=True, order=True):
+    """Names one request that was accepted: its block, and its index there."""
+
+    block: bytes
+    index: int
+
+    def __str__(self) -> str:
+        return f"{uuid.UUID(bytes=self.block)}.{self.index}"
+
+    @classmethod
+    def parse(cls, text: str) -> Receipt:
+        """Read what `str` wrote.
+
+        Raises:
+            BadRequestError: the text is not a receipt id.
+        """
+        block, dot, index = text.partition(".")
+        try:
+            found = uuid.UUID(block)
+            if found.version != 7 or not dot or len(index) > 6 or not index.isascii():
+                raise ValueError("not a receipt")  # noqa: TRY301 - one place words the refusal
+            return cls(found.bytes, int(index))
+        except ValueError as cause:
+            raise errors.BadRequestError(
+                f"{text[:80]!r} is not a receipt id.",
+                hint="It is the `receipt` of an answer of POST /ingest.",
+            ) from cause

@@ -1,0 +1,1 @@
+"""Renders the NGINX configuration that stands in front of the roles."""

@@ -1,0 +1,1 @@
+"""The role that takes requests in and puts blocks on the journal."""

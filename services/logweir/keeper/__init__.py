@@ -1,0 +1,1 @@
+"""The role that keeps the stores in order: partitions, pruning, merging."""

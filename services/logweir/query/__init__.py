@@ -1,0 +1,1 @@
+"""The role that answers searches and tails."""

@@ -1,0 +1,65 @@
+"""The life of a role process: start, readiness, SIGTERM, an orderly end.
+
+    run(main) -> main(life) ... life.stopping is set by SIGTERM or SIGINT ... main returns
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Awaitable, Callable
+
+import uvloop
+
+logger = logging.getLogger(__name__)
+
+
+class Life:
+    """Handed to everything in a role that must know whether it is ready or stopping."""
+
+    def __init__(self) -> None:
+        self.stopping = asyncio.Event()
+        self._parts: dict[str, str] = {}
+
+    def expect(self, *parts: str) -> None:
+        """Name parts that must report before the role is ready."""
+        for part in parts:
+            self._parts.setdefault(part, "starting")
+
+    def report(self, part: str, problem: str = "") -> None:
+        """Say that a part works (no problem) or why it does not; logged when it changes."""
+        before = self._parts.get(part)
+        self._parts[part] = problem
+        if before != problem:
+            level = logging.WARNING if problem else logging.INFO
+            logger.log(level, "part changed", extra={"part": part, "problem": problem})
+
+    def problems(self) -> dict[str, str]:
+        """Return the parts that do not work, each with its reason; empty when ready."""
+        found = {part: problem for part, problem in self._parts.items() if problem}
+        if self.stopping.is_set():
+            found["process"] = "stopping"
+        return found
+
+    async def pause(self, wait_s: float) -> bool:
+        """Wait, or until the process stops; true when it stops."""
+        try:
+            async with asyncio.timeout(wait_s):
+                await self.stopping.wait()
+        except TimeoutError:
+            return False
+        return True
+
+
+def run(main: Callable[[Life], Awaitable[None]]) -> None:
+    """Run `main` until it returns; SIGTERM and SIGINT set `life.stopping`."""
+
+    async def outer() -> None:
+        life = Life()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, life.stopping.set)
+        await main(life)
+
+    uvloop.run(outer())

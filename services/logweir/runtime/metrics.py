@@ -1,0 +1,105 @@
+"""Every metric of the platform, with what it counts and what to do when it moves.
+
+Names end in their unit or in `_total`; a label has a bounded number of values.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+disable_created_metrics()
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+INGEST_REQUESTS = Counter(
+    "logweir_ingest_requests_total",
+    "Requests by status. Rising 429: the tenant is over its quota. 503: look at the journal.",
+    ["tenant", "pipeline", "status"],
+)
+INGEST_RECORDS = Counter(
+    "logweir_ingest_records_total",
+    "Records by outcome: accepted, rejected (named in the answer), expired at arrival, repeated.",
+    ["tenant", "pipeline", "outcome"],
+)
+INGEST_BYTES = Counter(
+    "logweir_ingest_decoded_bytes_total",
+    "Bytes of accepted requests after decompression.",
+    ["tenant", "pipeline"],
+)
+INGEST_BODY_BYTES = Gauge(
+    "logweir_ingest_bodies_held_bytes",
+    "Bytes of request bodies in memory. Near its bound requests are answered 503.",
+)
+JOURNAL_APPEND_SECONDS = Histogram(
+    "logweir_journal_append_seconds",
+    "Time of one append. When it rises, look at the journal's disk (fsync) first.",
+    buckets=_SECONDS,
+)
+COLLECTOR_RECORDS = Counter(
+    "logweir_collector_records_total",
+    "Records by outcome in a committed transaction: stored, quarantined, expired, repeated.",
+    ["tenant", "pipeline", "outcome"],
+)
+COLLECTOR_BLOCKS = Counter(
+    "logweir_collector_blocks_total",
+    "Blocks by outcome: stored, repeated (delivered again), poisoned, unknown_version.",
+    ["tenant", "pipeline", "outcome"],
+)
+COLLECTOR_COMMIT_SECONDS = Histogram(
+    "logweir_collector_commit_seconds",
+    "Time of one transaction with its segments.",
+    buckets=_SECONDS,
+)
+COLLECTOR_QUERYABLE_SECONDS = Histogram(
+    "logweir_collector_queryable_seconds",
+    "Age of a block at its commit. Over the goal of the pipeline: more collectors, or the store.",
+    ["tenant", "pipeline"],
+    buckets=(0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0),
+)
+COLLECTOR_BREAKER_OPEN = Gauge(
+    "logweir_collector_breaker_open",
+    "1 while a pipeline's collector stands still because too many of its blocks are damaged.",
+    ["tenant", "pipeline"],
+)
+JOURNAL_BACKLOG_ENTRIES = Gauge(
+    "logweir_journal_backlog_entries",
+    "Entries that are not committed yet.",
+    ["tenant", "pipeline"],
+)
+QUERY_REQUESTS = Counter(
+    "logweir_query_requests_total",
+    "Queries by endpoint and status.",
+    ["endpoint", "status"],
+)
+QUERY_SECONDS = Histogram(
+    "logweir_query_seconds",
+    "Time of a query. Read it with the bytes that were scanned.",
+    ["endpoint"],
+    buckets=_SECONDS,
+)
+QUERY_SCANNED_BYTES = Counter(
+    "logweir_query_scanned_bytes_total",
+    "Bytes of columns that queries decompressed.",
+)
+TAIL_CLIENTS = Gauge("logweir_tail_clients_count", "Open live tails.")
+TAIL_GAP_RECORDS = Counter(
+    "logweir_tail_gap_records_total",
+    "Records that a tail was told it missed, because its client reads too slowly.",
+)
+KEEPER_RUNS = Counter(
+    "logweir_keeper_runs_total",
+    "Duties done by kind and outcome. Failures are in the keeper's log with their reason.",
+    ["duty", "outcome"],
+)
+KEEPER_MERGED_SEGMENTS = Counter(
+    "logweir_keeper_merged_segments_total",
+    "Small segments that were merged into larger ones.",
+)
+
+
+def text() -> bytes:
+    """Return all metrics in Prometheus' text format."""
+    return generate_latest()

@@ -1,0 +1,154 @@
+"""HTTP of a role: its API on one socket, and /livez, /readyz, /metrics on another.
+
+uvicorn serves both in the role's event loop; the process's signals stay with `life`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from typing import Any
+
+import msgspec
+import uvicorn
+
+from logweir.core import errors
+from logweir.runtime import metrics
+from logweir.runtime.life import Life
+from logweir.runtime.settings import Listen
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+GRACE_S = 10
+"""How long an open request may go on after SIGTERM."""
+
+_encoder = msgspec.json.Encoder()
+
+
+class _Server(uvicorn.Server):
+    """A uvicorn server that leaves the process's signals alone."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def serve(app: Asgi, listen: Listen, life: Life) -> None:
+    """Serve `app` until `life.stopping`, then finish the requests that are open."""
+    config = uvicorn.Config(
+        app,
+        loop="none",
+        http="httptools",
+        ws="auto",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        backlog=1024,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=GRACE_S,
+        ws_max_queue=32,
+    )
+    server = _Server(config)
+    serving = asyncio.create_task(server.serve(sockets=[bind(listen)]), name="http")
+    stopping = asyncio.create_task(life.stopping.wait())
+    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    server.should_exit = True
+    await serving
+    stopping.cancel()
+
+
+def bind(listen: Listen) -> socket.socket:
+    """Return the listening socket, inherited or made here.
+
+    Raises:
+        SetupError: the address is taken.
+    """
+    if listen.fd is not None:
+        return socket.socket(fileno=listen.fd)
+    made = socket.socket(socket.AF_INET6 if ":" in listen.host else socket.AF_INET)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        made.bind((listen.host, listen.port))
+    except OSError as cause:
+        made.close()
+        raise errors.SetupError(
+            f"Cannot listen on {listen.host}:{listen.port}: {cause.strerror}.",
+            hint="Stop what uses the port, or choose another.",
+        ) from cause
+    made.listen(1024)
+    return made
+
+
+def ops_app(life: Life) -> Asgi:
+    """Return the ASGI application of /livez, /readyz and /metrics."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        path = scope["path"]
+        if path == "/metrics":
+            await answer(send, 200, metrics.text(), metrics.CONTENT_TYPE)
+        elif path == "/livez":
+            await answer(send, 200, b'{"live":true}')
+        elif path == "/readyz":
+            problems = life.problems()
+            body = _encoder.encode({"ready": not problems, "problems": problems})
+            await answer(send, 503 if problems else 200, body)
+        else:
+            await answer_error(send, errors.NotFoundError("There is no such page here."))
+
+    return app
+
+
+async def answer(
+    send: Send,
+    status: int,
+    body: bytes,
+    content_type: str = "application/json",
+    headers: tuple[tuple[bytes, bytes], ...] = (),
+) -> None:
+    """Send one whole answer."""
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [
+                (b"content-type", content_type.encode()),
+                (b"content-length", str(len(body)).encode()),
+                *headers,
+            ],
+        }
+    )
+    await send({"type": "http.response.body", "body": body})
+
+
+async def answer_error(
+    send: Send, error: errors.LogweirError, headers: tuple[tuple[bytes, bytes], ...] = ()
+) -> None:
+    """Send an error in the one shape that all of them have."""
+    extra = error_headers(error)
+    await answer(send, error.status, error_body(error), headers=(*extra, *headers))
+
+
+def error_body(error: errors.LogweirError) -> bytes:
+    """Return the JSON of an error: `{"error": {"code", "message", "hint"}}`."""
+    return _encoder.encode(
+        {"error": {"code": error.code, "message": error.message, "hint": error.hint}}
+    )
+
+
+def error_headers(error: errors.LogweirError) -> tuple[tuple[bytes, bytes], ...]:
+    """Return the headers that an error's answer needs, by its kind."""
+    if isinstance(error, errors.OverLimitError | errors.UnavailableError):
+        return ((b"retry-after", str(max(1, round(error.retry_after_s + 0.5))).encode()),)
+    if isinstance(error, errors.UnauthorizedError):
+        return ((b"www-authenticate", b"Bearer"),)
+    return ()

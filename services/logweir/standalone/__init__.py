@@ -1,0 +1,1 @@
+"""Logweir on one machine: embedded servers, a supervisor and a folder of manifests."""
