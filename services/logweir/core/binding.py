@@ -92,7 +92,7 @@ class CollectorBinding(msgspec.Struct, frozen=True):
 
 
 class QueryBinding(msgspec.Struct, frozen=True):
-    """The binding file of the query role: roots as hex, from which it derives the readers' logins."""
+    """The binding file of the query role: roots as hex, to derive readers' logins."""
 
     store: PostgresServer
     journal: JournalServer

@@ -1,8 +1,8 @@
 """UUIDv7 of blocks, their short form, and receipt ids. Clock and chance are handed in.
 
-    UUIDv7  = 48 bits of milliseconds | version | 12 random | variant | 62 random   (RFC 9562)
-    short   = the low 42 bits of the milliseconds | the last 22 random bits
-    receipt = <uuid>.<index of the request in the block>
+UUIDv7  = 48 bits of milliseconds | version | 12 random | variant | 62 random   (RFC 9562)
+short   = the low 42 bits of the milliseconds | the last 22 random bits
+receipt = <uuid>.<index of the request in the block>
 """
 
 from __future__ import annotations

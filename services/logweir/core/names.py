@@ -1,7 +1,7 @@
 """The names that a tenant and a pipeline have in PostgreSQL and Redis; nothing else makes them.
 
-    tenant id "acme-co" -> schema t_acme_co, logins t_acme_co_w_a ..., Redis users t_acme-co.in ...
-    pipeline 7          -> {s03}:t_acme-co:7:q and its neighbours, all in the slot of one hash tag
+tenant id "acme-co" -> schema t_acme_co, logins t_acme_co_w_a ..., Redis users t_acme-co.in ...
+pipeline 7          -> {s03}:t_acme-co:7:q and its neighbours, all in the slot of one hash tag
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def tenant_id(text: str) -> TenantId:
 
 
 def schema(tenant: TenantId) -> str:
-    """The tenant's Postgres schema; '-' never meets '_' in an id, so two tenants never share one."""
+    """The tenant's Postgres schema; no id has a '_', so two tenants never share one."""
     return "t_" + tenant.replace("-", "_")
 
 

@@ -33,7 +33,8 @@ import numpy as np
 import numpy.typing as npt
 import zstandard
 
-from logweir.core import columns, errors, filter
+from logweir.core import columns, errors
+from logweir.core import filter as segment_filter
 from logweir.core.columns import Columns, Int64s
 from logweir.core.names import PipelineId
 from logweir.core.record import Labels
@@ -119,8 +120,8 @@ def encode(
         layout=layout,
         label_sets=_labels_encoder.encode(records.label_sets),
         counts=encode_counts(records.time_ns, records.label_set),
-        filter_version=filter.VERSION,
-        filter=filter.build(
+        filter_version=segment_filter.VERSION,
+        filter=segment_filter.build(
             message=records.message,
             trace=records.trace,
             span=records.span,

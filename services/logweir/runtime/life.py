@@ -1,6 +1,6 @@
 """The life of a role process: start, readiness, SIGTERM, an orderly end.
 
-    run(main) -> main(life) ... life.stopping is set by SIGTERM or SIGINT ... main returns
+run(main) -> main(life) ... life.stopping is set by SIGTERM or SIGINT ... main returns
 """
 
 from __future__ import annotations

@@ -1,0 +1,383 @@
+"""The journal: one Redis stream a pipeline, appended by ingest, drained by collectors.
+
+    ingest -> Appender.append -> lw_append -> stream -> Reader.read -> Reader.ack -> lw_ack
+
+What the functions decide stands in `journal.lua`; here their answers become values and errors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.resources
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from typing import Any, cast
+
+import msgspec
+from redis import asyncio as redis
+from redis import exceptions
+
+from logweir.backends import redis_client
+from logweir.core import errors, ids, names
+from logweir.core.binding import JournalServer, Login
+from logweir.core.names import PipelineId, TenantId
+
+LIBRARY_VERSION = "logweir-1"
+"""What lw_version answers when the right library is loaded."""
+
+ACK_BATCH = 2000
+"""Ids in one lw_ack; Lua's unpack takes some 7,900."""
+
+APPEND_TIMEOUT_S = 5.0
+
+
+def library() -> str:
+    """Return the source of the function library."""
+    return importlib.resources.files("logweir.backends").joinpath("journal.lua").read_text("utf-8")
+
+
+class KeyedRequest(msgspec.Struct, frozen=True):
+    """A request of a block that has a key: `index` in the block, 16 bytes of key, fingerprint."""
+
+    index: int
+    key: bytes
+    fingerprint: int
+
+
+class Appended(msgspec.Struct, frozen=True):
+    """The block is in the journal; `repeats` maps request indexes to what they repeat."""
+
+    repeats: Mapping[int, ids.Receipt]
+
+
+class AllRepeated(msgspec.Struct, frozen=True):
+    """Every request of the block was accepted before; nothing went in."""
+
+    repeats: Mapping[int, ids.Receipt]
+
+
+class Conflicts(msgspec.Struct, frozen=True):
+    """These requests use the key of another body; nothing went in."""
+
+    indexes: frozenset[int]
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One stream entry: a block, and which of its requests the append knew as repeats."""
+
+    id: str
+    uuid: bytes
+    accepted: int
+    repeats: frozenset[int]
+    payload: bytes
+
+
+class Counters(msgspec.Struct, frozen=True):
+    """A pipeline's counters: bytes and records in the journal, records ever accepted."""
+
+    bytes: int = 0
+    accepted: int = 0
+    inflight: int = 0
+
+
+@contextlib.asynccontextmanager
+async def _door(what: str, timeout_s: float) -> AsyncIterator[None]:
+    """Turn what Redis or the network raise into UnavailableError."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            yield
+    except (exceptions.RedisError, OSError, TimeoutError) as cause:
+        reason = str(cause) or type(cause).__name__
+        raise errors.UnavailableError(
+            f"The journal did not {what}: {reason}.", hint="Send the request again."
+        ) from cause
+
+
+class Appender:
+    """The ingest side of one tenant's journal."""
+
+    def __init__(
+        self, server: JournalServer, login: Login, tenant: TenantId, *, connections: int = 16
+    ) -> None:
+        self._redis = redis_client.client(
+            server, login, connections=connections, command_timeout_s=APPEND_TIMEOUT_S
+        )
+        self._replicas = server.replicas
+        self._tenant = tenant
+
+    async def append(
+        self,
+        pipeline: PipelineId,
+        uuid: bytes,
+        payload: bytes,
+        *,
+        accepted: int,
+        size_bytes: int,
+        requests: int,
+        keyed: Sequence[KeyedRequest],
+    ) -> Appended | AllRepeated | Conflicts:
+        """Put a block into the journal; when this returns, it is fsynced.
+
+        Args:
+            pipeline: whose stream.
+            uuid: the block's UUIDv7.
+            payload: the encoded block.
+            accepted: records that it accounts for.
+            size_bytes: decoded bytes, charged to the tenant's rate.
+            requests: how many requests are in the block.
+            keyed: those that have a key.
+
+        Raises:
+            OverLimitError: the tenant's buffer is full or its rate in debt.
+            ForbiddenError: the tenant or the pipeline is read-only or being deleted.
+            UnavailableError: the journal did not answer, or is not set up; send again.
+        """
+        stream = names.journal_pipeline(self._tenant, pipeline) + "q"
+        arguments: list[bytes | str | int] = [uuid, accepted, size_bytes, payload, requests]
+        for request in keyed:
+            arguments += [request.key, request.fingerprint.to_bytes(8, "big"), request.index]
+        async with _door("take the block", APPEND_TIMEOUT_S + 1):
+            answer = await self._append(stream, arguments)
+        return _appended(answer)
+
+    async def _append(self, stream: str, arguments: list[bytes | str | int]) -> list[Any]:
+        if not self._replicas:
+            return cast(
+                "list[Any]", await _answer(self._redis.fcall("lw_append", 1, stream, *arguments))
+            )
+        # WAIT covers what this connection wrote, so both commands must use the same one.
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.execute_command("FCALL", "lw_append", 1, stream, *arguments)
+            pipe.execute_command("WAIT", self._replicas, 500)
+            answer, replicas = await pipe.execute()
+        if answer[0] in (b"OK", b"DUP") and replicas < self._replicas:
+            raise errors.UnavailableError(
+                f"{replicas} of {self._replicas} replicas of the journal confirmed the block.",
+                hint="Send the request again with the same Idempotency-Key.",
+            )
+        return cast("list[Any]", answer)
+
+    async def revoked_keys(self) -> frozenset[int]:
+        """Return the ids of the tenant's revoked keys.
+
+        Raises:
+            UnavailableError: the journal did not answer.
+        """
+        key = names.journal_tenant(self._tenant) + "cfg"
+        async with _door("answer", APPEND_TIMEOUT_S):
+            text = await _answer(self._redis.hget(key, "revoked"))
+        return frozenset(int(part) for part in (text or b"").split(b",") if part)
+
+    async def ping(self) -> None:
+        """Raise UnavailableError unless the journal answers."""
+        async with _door("answer", APPEND_TIMEOUT_S):
+            await _answer(self._redis.ping())
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._redis.aclose()
+
+
+def _appended(answer: list[Any]) -> Appended | AllRepeated | Conflicts:
+    kind = answer[0]
+    if kind == b"OK":
+        return Appended(_markers(answer[3:]))
+    if kind == b"DUP":
+        return AllRepeated(_markers(answer[1:]))
+    if kind == b"CONFLICT":
+        return Conflicts(frozenset(int(index) for index in answer[1:]))
+    if kind == b"FULL":
+        raise errors.OverLimitError(
+            "The buffer of this tenant is full: records arrive faster than they are stored.",
+            retry_after_s=2.0,
+            hint="Send again later; a larger quotas.bufferBytes or more collectors help.",
+        )
+    if kind == b"RATE":
+        raise errors.OverLimitError(
+            "This tenant is over its rate.",
+            retry_after_s=int(answer[1]) / 1e6,
+            hint="Send again later; the rate is quotas.recordsPerSecond and bytesPerSecond.",
+        )
+    if kind == b"STATE":
+        raise errors.ForbiddenError(f"Ingest of this tenant is closed: {answer[1].decode()}.")
+    raise errors.UnavailableError(
+        f"The journal of this pipeline is not set up ({kind.decode()}).",
+        hint="The operator sets it up; send again.",
+    )
+
+
+def _markers(flat: Sequence[Any]) -> dict[int, ids.Receipt]:
+    found = {}
+    for index, marker in zip(flat[::2], flat[1::2], strict=True):
+        found[int(index)] = ids.Receipt(bytes(marker[8:24]), int(marker[24:]))
+    return found
+
+
+class Reader:
+    """The collectors' side of one tenant's journal."""
+
+    def __init__(
+        self, server: JournalServer, login: Login, tenant: TenantId, consumer: str
+    ) -> None:
+        self._blocking = redis_client.client(server, login, connections=1, command_timeout_s=None)
+        self._redis = redis_client.client(server, login, connections=2)
+        self._tenant = tenant
+        self._consumer = consumer
+
+    def _stream(self, pipeline: PipelineId) -> str:
+        return names.journal_pipeline(self._tenant, pipeline) + "q"
+
+    async def read(
+        self, pipelines: Sequence[PipelineId], count: int, block_s: float
+    ) -> dict[PipelineId, list[Entry]]:
+        """Return new entries, at most `count` a pipeline; empty when none came in `block_s`.
+
+        Raises:
+            UnavailableError: the journal did not answer.
+        """
+        streams = {self._stream(pipeline): pipeline for pipeline in pipelines}
+        async with _door("hand out blocks", block_s + 5):
+            answer = await _answer(
+                _command(
+                    self._blocking,
+                    "XREADGROUP",
+                    "GROUP",
+                    names.CONSUMER_GROUP,
+                    self._consumer,
+                    "COUNT",
+                    count,
+                    "BLOCK",
+                    max(1, round(block_s * 1000)),
+                    "STREAMS",
+                    *streams,
+                    *[">"] * len(streams),
+                )
+            )
+        return {streams[stream.decode()]: _entries(entries) for stream, entries in _pairs(answer)}
+
+    async def own_pending(self, pipeline: PipelineId, after: str, count: int) -> list[Entry]:
+        """Return what was handed to this consumer before and not acknowledged, after an id.
+
+        Raises:
+            UnavailableError: the journal did not answer.
+        """
+        async with _door("hand out blocks", 10):
+            answer = await _answer(
+                _command(
+                    self._redis,
+                    "XREADGROUP",
+                    "GROUP",
+                    names.CONSUMER_GROUP,
+                    self._consumer,
+                    "COUNT",
+                    count,
+                    "STREAMS",
+                    self._stream(pipeline),
+                    after,
+                )
+            )
+        return [entry for _, entries in _pairs(answer) for entry in _entries(entries)]
+
+    async def claim(self, pipeline: PipelineId, idle_s: float, count: int) -> list[Entry]:
+        """Take over entries that another consumer holds for longer than `idle_s`.
+
+        Raises:
+            UnavailableError: the journal did not answer.
+        """
+        async with _door("hand over blocks", 10):
+            answer = await _answer(
+                _command(
+                    self._redis,
+                    "XAUTOCLAIM",
+                    self._stream(pipeline),
+                    names.CONSUMER_GROUP,
+                    self._consumer,
+                    round(idle_s * 1000),
+                    "0-0",
+                    "COUNT",
+                    count,
+                )
+            )
+        return _entries(answer[1])
+
+    async def ack(self, pipeline: PipelineId, entries: Sequence[Entry]) -> None:
+        """Delete entries whose records are committed; call it after the COMMIT was answered.
+
+        Raises:
+            UnavailableError: the journal did not answer; the entries will be delivered again.
+        """
+        for start in range(0, len(entries), ACK_BATCH):
+            some = entries[start : start + ACK_BATCH]
+            async with _door("delete stored blocks", 10):
+                await _answer(
+                    self._redis.fcall(
+                        "lw_ack",
+                        1,
+                        self._stream(pipeline),
+                        names.CONSUMER_GROUP,
+                        len(some),
+                        *[entry.id for entry in some],
+                        *[len(entry.payload) for entry in some],
+                        *[entry.accepted for entry in some],
+                    )
+                )
+
+    async def backlog(self, pipeline: PipelineId) -> int:
+        """Return how many entries are not acknowledged yet.
+
+        Raises:
+            UnavailableError: the journal did not answer.
+        """
+        async with _door("answer", 5):
+            return int(await _answer(self._redis.xlen(self._stream(pipeline))))
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._blocking.aclose()
+        await self._redis.aclose()
+
+
+def _pairs(answer: Any) -> list[tuple[bytes, Any]]:  # noqa: ANN401 - a raw reply of Redis
+    """The streams of a read: a list of pairs in RESP2, a map in RESP3."""
+    if not answer:
+        return []
+    return list(answer.items()) if isinstance(answer, dict) else [(s, e) for s, e in answer]
+
+
+def _entries(raw: Any) -> list[Entry]:  # noqa: ANN401 - a raw reply of Redis
+    return [_entry(entry_id, fields) for entry_id, fields in raw or []]
+
+
+def _entry(entry_id: bytes, fields: Any) -> Entry:  # noqa: ANN401 - a raw reply of Redis
+    """An entry; one without fields was deleted while it was pending, and is only acknowledged."""
+    if isinstance(fields, list | tuple):
+        fields = dict(zip(fields[::2], fields[1::2], strict=True))
+    fields = fields or {}
+    return Entry(
+        id=entry_id.decode(),
+        uuid=fields.get(b"u", b""),
+        accepted=int(fields.get(b"n", 0)),
+        repeats=frozenset(int(part) for part in fields.get(b"r", b"").split(b",") if part),
+        payload=fields.get(b"b", b""),
+    )
+
+
+async def counters(client: redis.Redis, tenant: TenantId, pipeline: PipelineId) -> Counters:
+    """Return the counters of a pipeline.
+
+    Raises:
+        UnavailableError: the journal did not answer.
+    """
+    key = names.journal_pipeline(tenant, pipeline) + "c"
+    async with _door("answer", 5):
+        values = await _answer(client.hmget(key, ["bytes", "accepted", "inflight"]))
+    return Counters(*(int(value or 0) for value in values))
+
+
+async def _command(client: redis.Redis, *words: str | int) -> Any:  # noqa: ANN401 - a raw reply
+    return await client.execute_command(*words)  # type: ignore[no-untyped-call]  # has no types
+
+
+async def _answer(pending: Awaitable[Any] | Any) -> Any:  # noqa: ANN401 - redis-py's own types
+    """Await what redis-py types as "awaitable or value"."""
+    return await pending

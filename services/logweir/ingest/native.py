@@ -1,0 +1,521 @@
+"""The native form of POST /ingest: JSON objects, an array of them, or one a line.
+
+    body -> decode() -> Decoded (a block's Part; what was refused and what is expired)
+
+A whole body of good records takes the fast path: one typed decode, then checks a column at a
+time. When any check fails, all records are looked at one by one, which finds the bad ones, names
+them and keeps their neighbours. Both paths give the same result for the same records.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from logweir.core import bounds, errors, moments, record
+from logweir.core.block import Part
+from logweir.core.record import Labels
+
+_RESERVED_LABELS: Final = frozenset({"pipeline", "service", "level"})
+_LABEL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_.\-/]*")
+_HEX = re.compile(r"[0-9a-f]*")
+_NUL_ESCAPE = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
+_SURROGATE = re.compile(
+    rb"(?<!\\)((?:\\\\)*)(?:(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+    rb"|\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
+)
+_REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
+_MAX_ID_BYTES: Final = 64
+_ATTRIBUTES_CHECK_BYTES: Final = 4 * bounds.MAX_ATTRIBUTES
+"""Below this length an object cannot have too many keys: `"a":1,` takes six bytes."""
+
+
+class WireRecord(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """One record as it is sent. `metadata` is kept byte for byte as the record's attributes."""
+
+    message: str
+    level: str
+    service: str
+    timestamp: int | str | None = None
+    trace_id: str | None = None
+    span_id: str | None = None
+    host: str | None = None
+    metadata: msgspec.Raw = msgspec.Raw(b"")
+    labels: dict[str, str] | None = None
+
+
+class Rejected(msgspec.Struct, frozen=True):
+    """A record that was refused: its index in the request, and why."""
+
+    index: int
+    reason: str
+
+
+class Decoded(msgspec.Struct, frozen=True):
+    """A request's records. `expired` are indexes of records older than the retention."""
+
+    part: Part
+    rejected: list[Rejected]
+    expired: list[int]
+
+    @property
+    def accepted(self) -> int:
+        """Records that the answer says were accepted."""
+        return len(self.part.times_ns) + len(self.expired)
+
+
+class Rules(msgspec.Struct, frozen=True):
+    """What decoding needs to know: arrival (ns), the retention, attribute paths to promote."""
+
+    arrival_ns: int
+    retention_days: int
+    promote: tuple[str, ...] = ()
+
+    @property
+    def oldest_ns(self) -> int:
+        """Records before this are expired."""
+        return self.arrival_ns - self.retention_days * moments.NS_PER_DAY
+
+
+_record_decoder = msgspec.json.Decoder(WireRecord)
+_array_decoder = msgspec.json.Decoder(list[WireRecord])
+_raws_decoder = msgspec.json.Decoder(list[msgspec.Raw])
+_object_decoder = msgspec.json.Decoder(dict[str, object])
+
+
+def decode(body: bytes, rules: Rules) -> Decoded:
+    """Return the records of a request's decompressed body.
+
+    Raises:
+        BadRequestError: the body is no JSON at all, or holds no record, or too many old days.
+        TooLargeError: it holds more than `bounds.MAX_RECORDS`.
+    """
+    start = body.lstrip(b" \t\r\n")[:1]
+    if start not in (b"[", b"{"):
+        raise errors.BadRequestError(
+            f"The body begins with {start!r}, which is neither a JSON object nor an array."
+            if start
+            else "The body is empty.",
+            hint='Send {"message": "...", "level": "info", "service": "..."}, an array of such '
+            "objects, or one a line.",
+        )
+    decoded = None
+    if b"\0" not in body and not _has_bad_escape(body):
+        decoded = _decode_fast(body, start == b"[", rules)
+    if decoded is None:
+        decoded = _decode_each(_pieces(body, start == b"["), rules)
+    _check_old_days(decoded.part.times_ns, rules)
+    return decoded
+
+
+def _has_bad_escape(body: bytes) -> bool:
+    if b"\\" not in body or b"\\u" not in body:
+        return False
+    return b"\\u0000" in body or _has_surrogate(body)
+
+
+def _has_surrogate(body: bytes) -> bool:
+    return (b"\\ud" in body or b"\\uD" in body) and _SURROGATE.search(body) is not None
+
+
+def _decode_fast(body: bytes, is_array: bool, rules: Rules) -> Decoded | None:
+    """Decode a body of only good records; None when any record needs a closer look."""
+    try:
+        body.isascii() or body.decode()  # msgspec checks no UTF-8 inside of raw attributes
+        records = _array_decoder.decode(body) if is_array else _record_decoder.decode_lines(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    _check_count(len(records))
+    if rules.promote or not records or not _columns_are_good(body, is_array, records):
+        return None
+    try:
+        times_ns = _times(records, rules.arrival_ns)
+        label_sets, label_set = _label_sets(records)
+    except errors.BadRequestError:
+        return None
+    if min(times_ns) < rules.oldest_ns:
+        return None
+    if max(times_ns) > rules.arrival_ns + bounds.MAX_FUTURE_NS:
+        return None
+    return Decoded(
+        part=Part(
+            times_ns=times_ns,
+            label_set=label_set,
+            label_sets=label_sets,
+            messages=[r.message for r in records],
+            traces=_optional([r.trace_id or "" for r in records]),
+            spans=_optional([r.span_id or "" for r in records]),
+            attributes=_optional_raw([r.metadata for r in records]),
+        ),
+        rejected=[],
+        expired=[],
+    )
+
+
+def _optional(texts: list[str]) -> list[str]:
+    return texts if any(texts) else []
+
+
+def _optional_raw(raws: list[msgspec.Raw]) -> list[bytes]:
+    # A Raw is bytes-like, and joined as such; a copy of each would cost a third of the decode.
+    return raws if any(raws) else []  # type: ignore[return-value]  # bytes-like, see above
+
+
+def _columns_are_good(body: bytes, is_array: bool, records: Sequence[WireRecord]) -> bool:
+    return (
+        _ids_are_good([r.trace_id for r in records if r.trace_id])
+        and _ids_are_good([r.span_id for r in records if r.span_id])
+        and _attributes_are_good([r.metadata for r in records if r.metadata])
+        and (len(body) <= bounds.MAX_RECORD_BYTES or _sizes_are_good(body, is_array, records))
+    )
+
+
+def _ids_are_good(ids: list[str]) -> bool:
+    return not ids or (
+        _HEX.fullmatch("".join(ids)) is not None and max(map(len, ids)) <= _MAX_ID_BYTES
+    )
+
+
+def _attributes_are_good(raws: list[msgspec.Raw]) -> bool:
+    """All are flat enough, small enough objects, without control characters."""
+    if not raws:
+        return True
+    joined = b"\0".join(raws)
+    if not joined.startswith(b"{") or joined.count(b"\0{") != len(raws) - 1:
+        return False
+    controls = np.flatnonzero(np.frombuffer(joined, np.uint8) < 32)
+    if len(controls) != len(raws) - 1:
+        return False
+    if int(np.diff(controls, prepend=0, append=len(joined)).max()) > _ATTRIBUTES_CHECK_BYTES:
+        return False
+    # A record nested too deep has more brackets by itself than all others need.
+    return joined.count(b"{") + joined.count(b"[") < len(raws) + bounds.MAX_JSON_DEPTH - 1
+
+
+def _sizes_are_good(body: bytes, is_array: bool, records: Sequence[WireRecord]) -> bool:
+    if is_array:
+        # Four bytes hold any character; a record near the bound is measured exactly later.
+        top = max(4 * len(r.message) + len(bytes(r.metadata)) for r in records)
+        return top < bounds.MAX_RECORD_BYTES - (1 << 16)
+    return max(map(len, body.split(b"\n"))) <= bounds.MAX_RECORD_BYTES
+
+
+def _times(records: Sequence[WireRecord], arrival_ns: int) -> list[int]:
+    values = [r.timestamp for r in records]
+    kinds = set(map(type, values))
+    if kinds == {str}:
+        return moments.from_texts(values)  # type: ignore[arg-type]  # all are, as just seen
+    if kinds == {int}:
+        return moments.from_integers(values)  # type: ignore[arg-type]  # likewise
+    return [_time(value, arrival_ns) for value in values]
+
+
+def _time(value: int | str | None, arrival_ns: int) -> int:
+    if value is None:
+        return arrival_ns
+    return moments.from_integer(value) if isinstance(value, int) else moments.from_text(value)
+
+
+def _label_sets(records: Sequence[WireRecord]) -> tuple[list[Labels], list[int]]:
+    """The distinct label sets, and each record's index among them.
+
+    Raises:
+        BadRequestError: a label is over its bounds.
+    """
+    more = [tuple(r.labels.items()) if r.labels else () for r in records]
+    sources = [
+        (r.service, r.level, r.host, labels) for r, labels in zip(records, more, strict=True)
+    ]
+    table: dict[Labels, int] = {}
+    by_source = {
+        source: table.setdefault(_cached_labels(*source), len(table))
+        for source in dict.fromkeys(sources)
+    }
+    label_set = [by_source[source] for source in sources]
+    if len(table) > bounds.MAX_LABEL_SETS:
+        raise errors.BadRequestError("too many label sets")
+    return list(table), label_set
+
+
+@functools.lru_cache(maxsize=8192)
+def _cached_labels(
+    service: str, level: str, host: str | None, more: tuple[tuple[str, str], ...]
+) -> Labels:
+    return labels_of(service, level, host, dict(more))
+
+
+def labels_of(service: str, level: str, host: str | None, more: dict[str, str] | None) -> Labels:
+    """Return a record's labels.
+
+    Raises:
+        BadRequestError: one is over the bounds, reserved or not a name; or there is no service.
+    """
+    found = dict(more or {})
+    for name in found:
+        if name in _RESERVED_LABELS:
+            raise errors.BadRequestError(f"labels.{name[:64]}: the name is reserved")
+        if len(name.encode()) > bounds.MAX_LABEL_NAME_BYTES or not _LABEL_NAME.fullmatch(name):
+            raise errors.BadRequestError(
+                f"labels: {name[:80]!r} is no label name of up to "
+                f"{bounds.MAX_LABEL_NAME_BYTES} of a-z, A-Z, 0-9 and _ . - /"
+            )
+    found["service"] = service
+    if host:
+        found["host"] = host
+    for name, value in found.items():
+        size = len(value.encode("utf-8", "replace"))
+        if size > bounds.MAX_LABEL_VALUE_BYTES:
+            raise errors.BadRequestError(
+                f"{name}: {size} bytes, a label's value may have {bounds.MAX_LABEL_VALUE_BYTES}"
+            )
+    if not service:
+        raise errors.BadRequestError("service: it is empty")
+    found["level"] = record.level(level)
+    if len(found) > bounds.MAX_LABELS:
+        raise errors.BadRequestError(f"labels: {len(found)}, a record may have {bounds.MAX_LABELS}")
+    return record.labels(found)
+
+
+def _check_count(count: int) -> None:
+    if count > bounds.MAX_RECORDS:
+        raise errors.TooLargeError(
+            f"The request has {count} records, the most is {bounds.MAX_RECORDS}.",
+            hint="Send several requests.",
+        )
+
+
+def _pieces(body: bytes, is_array: bool) -> list[bytes]:
+    """The raw bytes of each record."""
+    if not is_array:
+        lines = [line for line in body.split(b"\n") if line.strip()]
+        if len(lines) > 1 and _is_one_object(body):
+            lines = [body]
+        _check_count(len(lines))
+        return lines
+    # NUL and wrong UTF-8 would end the walk over the array, so they are replaced before it.
+    text = body.replace(b"\0", _REPLACEMENT.encode())
+    if not _is_utf8(text):
+        text = text.decode("utf-8", "replace").encode()
+    try:
+        raws = _raws_decoder.decode(text)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as cause:
+        raise errors.BadRequestError(f"The body is not a JSON array: {cause}.") from cause
+    _check_count(len(raws))
+    if not raws:
+        raise errors.BadRequestError("The array holds no record.")
+    return [bytes(raw) for raw in raws]
+
+
+def _is_one_object(body: bytes) -> bool:
+    """Whether the whole body is one object over several lines, as people write it by hand."""
+    try:
+        _object_decoder.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _decode_each(pieces: Sequence[bytes], rules: Rules) -> Decoded:
+    part = Part(times_ns=[], label_set=[], label_sets=[], messages=[])
+    rejected: list[Rejected] = []
+    expired: list[int] = []
+    table: dict[Labels, int] = {}
+    for index, piece in enumerate(pieces):
+        try:
+            one = _decode_one(piece, rules)
+            if one.time_ns < rules.oldest_ns:
+                expired.append(index)
+                continue
+            if one.labels not in table and len(table) >= bounds.MAX_LABEL_SETS:
+                raise errors.BadRequestError(
+                    f"labels: the request has more than {bounds.MAX_LABEL_SETS} different sets"
+                )
+        except errors.LogweirError as error:
+            rejected.append(Rejected(index, f"{error.message}. {error.hint}".rstrip(". ") or "bad"))
+            continue
+        part.label_set.append(table.setdefault(one.labels, len(table)))
+        part.times_ns.append(one.time_ns)
+        part.messages.append(one.message)
+        part.traces.append(one.trace)
+        part.spans.append(one.span)
+        part.attributes.append(one.attributes)
+        part.flags.append(one.flags)
+        part.extras.append(one.extra)
+    part.label_sets = list(table)
+    return Decoded(part=part, rejected=rejected, expired=expired)
+
+
+class _One(msgspec.Struct):
+    """A good record, looked at by itself."""
+
+    time_ns: int
+    labels: Labels
+    message: str
+    trace: str
+    span: str
+    attributes: bytes
+    flags: int
+    extra: bytes
+
+
+def _decode_one(piece: bytes, rules: Rules) -> _One:
+    if len(piece) > bounds.MAX_RECORD_BYTES:
+        raise errors.TooLargeError(
+            f"{len(piece)} bytes, a record may have {bounds.MAX_RECORD_BYTES}"
+        )
+    clean, is_changed = sanitise(piece)
+    try:
+        wire = _record_decoder.decode(clean)
+        attributes, keys = _attributes(bytes(wire.metadata))
+    except RecursionError as cause:
+        raise _too_deep() from cause
+    except (msgspec.MsgspecError, UnicodeDecodeError) as cause:
+        raise errors.BadRequestError(str(cause).replace("`$.", "`")) from cause
+    time_ns = _time(wire.timestamp, rules.arrival_ns)
+    flags, extra = (record.FLAG_SANITISED if is_changed else 0), b""
+    if time_ns > rules.arrival_ns + bounds.MAX_FUTURE_NS:
+        extra = msgspec.json.encode({"timestamp": wire.timestamp})
+        time_ns, flags = rules.arrival_ns, flags | record.FLAG_FUTURE
+    promoted = _promoted(keys, rules.promote)
+    return _One(
+        time_ns=time_ns,
+        labels=labels_of(wire.service, wire.level, wire.host, promoted | (wire.labels or {})),
+        message=wire.message,
+        trace=hex_id("trace_id", wire.trace_id),
+        span=hex_id("span_id", wire.span_id),
+        attributes=attributes,
+        flags=flags,
+        extra=extra,
+    )
+
+
+def sanitise(piece: bytes) -> tuple[bytes, bool]:
+    """Replace NUL, wrong UTF-8 and lone surrogates by U+FFFD; true when anything was replaced."""
+    clean = piece
+    if b"\0" in clean:
+        clean = clean.replace(b"\0", _REPLACEMENT.encode())
+    if not _is_utf8(clean):
+        clean = clean.decode("utf-8", "replace").encode()
+    if b"\\u0000" in clean:
+        clean = _replace(_NUL_ESCAPE, clean)
+    if _has_surrogate(clean):
+        clean = _replace(_SURROGATE, clean)
+    return clean, clean != piece or _REPLACEMENT.encode() in clean
+
+
+def _replace(pattern: re.Pattern[bytes], data: bytes) -> bytes:
+    def one(found: re.Match[bytes]) -> bytes:
+        groups = found.groups()
+        if len(groups) > 1 and groups[1]:  # a pair of surrogates is a character
+            return found[0]
+        return (groups[0] or b"") + b"\\ufffd"
+
+    # A match ends where the next may begin, whose look-behind then sees the escape before it.
+    before = None
+    while before != data:
+        before, data = data, pattern.sub(one, data)
+    return data
+
+
+def _attributes(raw: bytes) -> tuple[bytes, dict[str, object]]:
+    """The attributes, checked, and their keys; bytes are changed only to drop line breaks.
+
+    Raises:
+        BadRequestError: no object, too many keys, nested too deep.
+    """
+    if not raw or raw == b"null":
+        return b"", {}
+    if not raw.startswith(b"{"):
+        raise errors.BadRequestError("metadata: it is no JSON object")
+    if raw.count(b"{") + raw.count(b"[") >= bounds.MAX_JSON_DEPTH and _depth(raw) >= (
+        bounds.MAX_JSON_DEPTH
+    ):
+        raise _too_deep()
+    keys = _object_decoder.decode(raw)
+    if len(keys) > bounds.MAX_ATTRIBUTES:
+        raise errors.BadRequestError(
+            f"metadata: {len(keys)} keys, a record may have {bounds.MAX_ATTRIBUTES}"
+        )
+    if min(raw) < 32:
+        raw = msgspec.json.encode(keys)
+    return raw, keys
+
+
+def _too_deep() -> errors.BadRequestError:
+    return errors.BadRequestError(f"nested deeper than {bounds.MAX_JSON_DEPTH} levels")
+
+
+def _depth(raw: bytes) -> int:
+    """The nesting of a JSON text that has passed the parser."""
+    bare = re.sub(rb'"(?:[^"\\]|\\.)*"', b"", raw)
+    depth = top = 0
+    for byte in bare:
+        if byte in b"{[":
+            depth += 1
+            top = max(top, depth)
+        elif byte in b"}]":
+            depth -= 1
+    return top
+
+
+def _promoted(keys: dict[str, object], paths: tuple[str, ...]) -> dict[str, str]:
+    """Labels from attributes, by the pipeline's list of dotted paths; only what fits a label."""
+    found = {}
+    for path in paths:
+        value: object = keys.get(path)
+        if value is None:
+            value = keys
+            for step in path.split("."):
+                value = value.get(step) if isinstance(value, dict) else None
+        text = _scalar(value)
+        if text and len(text.encode()) <= bounds.MAX_LABEL_VALUE_BYTES:
+            found[path.rsplit(".", 1)[-1]] = text
+    return {name: text for name, text in found.items() if name not in _RESERVED_LABELS}
+
+
+def _scalar(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, str | int | float) else ""
+
+
+def hex_id(name: str, value: str | None) -> str:
+    """Return a trace or span id in lower case; dashes of a UUID are dropped.
+
+    Raises:
+        BadRequestError: it is not hex, or too long.
+    """
+    if not value:
+        return ""
+    text = value.lower().replace("-", "")
+    if len(text) > _MAX_ID_BYTES or not _HEX.fullmatch(text):
+        raise errors.BadRequestError(
+            f"{name}: {value[:40]!r} is not hex of up to {_MAX_ID_BYTES} digits"
+        )
+    return text
+
+
+def _check_old_days(times_ns: Sequence[int], rules: Rules) -> None:
+    edge_ns = rules.arrival_ns - bounds.OLD_DAY_AGE_DAYS * moments.NS_PER_DAY
+    if not times_ns or min(times_ns) >= edge_ns:
+        return
+    days = {time_ns // moments.NS_PER_DAY for time_ns in times_ns if time_ns < edge_ns}
+    if len(days) > bounds.MAX_OLD_DAYS:
+        raise errors.BadRequestError(
+            f"The request has records of {len(days)} different days older than "
+            f"{bounds.OLD_DAY_AGE_DAYS} days, the most is {bounds.MAX_OLD_DAYS}.",
+            hint="Sort old records by day and send each day by itself.",
+        )
