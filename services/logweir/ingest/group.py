@@ -1,6 +1,6 @@
 """Group commit: concurrent small requests of one pipeline share one block, so one fsync.
 
-    submit() -> waiting -> (nothing in flight, or large enough, or 10 ms) -> block -> append -> answers
+    submit() -> waiting -> (nothing in flight, large enough, or 10 ms) -> block -> append -> answers
 
 A request is answered by what the journal says of it alone: stored, a repeat, or a conflict.
 """
@@ -166,7 +166,7 @@ class Group:
 
 
 def take(waiting: list[_Waiting]) -> tuple[list[_Waiting], list[_Waiting]]:
-    """Return what goes into the next block, and what stays: repeats of a key in it, and the rest."""
+    """Return what goes into the next block, and what stays (repeats of a key in it among it)."""
     taken: list[_Waiting] = []
     left: list[_Waiting] = []
     seen: set[bytes] = set()

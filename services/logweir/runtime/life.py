@@ -35,6 +35,10 @@ class Life:
             level = logging.WARNING if problem else logging.INFO
             logger.log(level, "part changed", extra={"part": part, "problem": problem})
 
+    def forget(self, part: str) -> None:
+        """Take a part off the list; it is not served any more."""
+        self._parts.pop(part, None)
+
     def problems(self) -> dict[str, str]:
         """Return the parts that do not work, each with its reason; empty when ready."""
         found = {part: problem for part, problem in self._parts.items() if problem}

@@ -1,0 +1,452 @@
+"""The writing side of a tenant's store: ledgers, segments, quarantine and usage in one transaction.
+
+    deliveries -> Store.commit -> ledger rows, settle(), segments -> COMMIT -> (the caller acks)
+
+It connects with the tenant's writer login, which can read no segment. Whatever happens to the
+connection, nothing is half done: a batch is committed whole, or delivered again and settled anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import re
+import uuid as uuids
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import psycopg
+from psycopg import sql
+from psycopg.types.json import Jsonb
+from psycopg.types.multirange import Int8Multirange
+from psycopg.types.range import Int8Range
+
+from logweir.core import columns, errors, names, segment, settle
+from logweir.core.binding import Login, PostgresServer
+from logweir.core.columns import Columns
+from logweir.core.names import PipelineId, TenantId
+
+COMMIT_TIMEOUT_S: Final = 60.0
+"""After this the connection is given up; the batch is settled again on a new one."""
+
+CONNECT_TIMEOUT_S: Final = 5
+
+_DATA_ERRORS: Final = (psycopg.DataError, psycopg.IntegrityError)
+_NO_PARTITION: Final = "23514"
+_BOUND = re.compile(r"FROM \('?(-?\d+)'?\) TO \('?(-?\d+)'?\)")
+
+
+class RefusedByStoreError(errors.LogweirError):
+    """PostgreSQL refused the values themselves (SQLSTATE class 22 or 23): sent again, it will
+    again."""
+
+    code = "refused_by_store"
+
+
+class Committed(msgspec.Struct, frozen=True, eq=False):
+    """What a transaction did: results of blocks that were new, and ids of entries seen before."""
+
+    results: tuple[settle.BlockResult, ...]
+    repeated: tuple[settle.Delivery, ...]
+
+
+def conninfo(server: PostgresServer, login: Login, application: str) -> str:
+    """Return libpq's connection string of a login."""
+    return psycopg.conninfo.make_conninfo(
+        host=server.host,
+        port=server.port,
+        dbname=server.database,
+        user=login.user,
+        password=login.password,
+        sslmode=server.tls,
+        sslrootcert=server.ca_file or None,
+        connect_timeout=CONNECT_TIMEOUT_S,
+        application_name=application,
+        keepalives_idle=30,
+    )
+
+
+class Store:
+    """One tenant's store, for one collector; not to be used by two tasks at once."""
+
+    def __init__(self, server: PostgresServer, login: Login, tenant: TenantId) -> None:
+        self._conninfo = conninfo(server, login, "logweir collector")
+        self._schema = names.schema(tenant)
+        self._connection: psycopg.AsyncConnection[Any] | None = None
+        self._partitions: list[tuple[int, int]] = []
+
+    async def commit(
+        self,
+        pipeline: PipelineId,
+        deliveries: Sequence[settle.Delivery],
+        *,
+        now_ns: int,
+        retention_days: int,
+    ) -> Committed:
+        """Store these blocks, each exactly once.
+
+        Raises:
+            RefusedByStoreError: the values themselves were refused; nothing was stored.
+            UnavailableError: anything else; it is unknown whether the commit took place, and
+                harmless to try again.
+        """
+        work = _Work(pipeline, deliveries, now_ns, retention_days)
+        try:
+            async with asyncio.timeout(COMMIT_TIMEOUT_S):
+                connection = await self._connect()
+                guess = work.results(settle.Known())
+                await self._cover(connection, guess)
+                return await self._transaction(connection, work, guess)
+        except psycopg.errors.CheckViolation as error:
+            # A partition was dropped since its bounds were read; they are read again.
+            self._partitions = []
+            raise errors.UnavailableError(f"The store has no partition: {error}.") from error
+        except _DATA_ERRORS as error:
+            raise RefusedByStoreError(f"{error.sqlstate}: {error}") from error
+        except (psycopg.Error, OSError, TimeoutError) as error:
+            await self.close()
+            reason = str(error).strip() or type(error).__name__
+            raise errors.UnavailableError(f"The store failed: {reason}.") from error
+
+    async def _connect(self) -> psycopg.AsyncConnection[Any]:
+        if self._connection is None or self._connection.closed:
+            self._partitions = []
+            self._connection = await psycopg.AsyncConnection.connect(
+                self._conninfo, autocommit=True, prepare_threshold=2
+            )
+        return self._connection
+
+    async def close(self) -> None:
+        """Close the connection; the next commit opens another."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(psycopg.Error, OSError):
+                await connection.close()
+
+    async def _cover(
+        self, connection: psycopg.AsyncConnection[Any], guess: Sequence[settle.BlockResult]
+    ) -> None:
+        """Make sure that a partition holds each record that will be stored."""
+        times_ns = np.concatenate([result.records.time_ns for result in guess])
+        for time_ns in uncovered(self._partitions, times_ns):
+            await connection.execute(
+                sql.SQL("select {}.ensure_partition(%s)").format(sql.Identifier(self._schema)),
+                [time_ns],
+            )
+            self._partitions = await self._read_partitions(connection)
+
+    async def _read_partitions(
+        self, connection: psycopg.AsyncConnection[Any]
+    ) -> list[tuple[int, int]]:
+        cursor = await connection.execute(
+            "select pg_get_expr(c.relpartbound, c.oid) from pg_inherits i"
+            " join pg_class c on c.oid = i.inhrelid"
+            " where i.inhparent = %s::regclass",
+            [f'"{self._schema}".segments'],
+        )
+        found = [_BOUND.search(row[0]) for row in await cursor.fetchall()]
+        return sorted((int(match[1]), int(match[2])) for match in found if match)
+
+    async def _transaction(
+        self,
+        connection: psycopg.AsyncConnection[Any],
+        work: _Work,
+        guess: list[settle.BlockResult],
+    ) -> Committed:
+        # Nearly always all is new: the segments are made before any row is locked.
+        segments = work.segments(guess, self._partitions)
+        async with connection.transaction():
+            known = await self._ask_ledgers(connection, work)
+            results = work.results(known)
+            fresh = await self._add_blocks(connection, work.pipeline, results)
+            kept = [result for result in results if result.delivery.uuid in fresh]
+            kept = _first_of_each(kept)
+            if len(kept) != len(guess) or known.earlier or known.seen:
+                segments = work.segments(kept, self._partitions)
+            stored_bytes = await self._add_segments(connection, segments)
+            await self._add_rest(connection, work.pipeline, kept, stored_bytes)
+        done = {id(result.delivery) for result in kept}
+        repeated = tuple(d for d in work.deliveries if id(d) not in done)
+        return Committed(tuple(kept), repeated)
+
+    async def _ask_ledgers(
+        self, connection: psycopg.AsyncConnection[Any], work: _Work
+    ) -> settle.Known:
+        wanted = settle.keyed_requests(work.deliveries)
+        earlier = await self._add_requests(connection, work.pipeline, wanted)
+        numbers = settle.numbers(work.deliveries)
+        seen: set[settle.Number] = set()
+        for (producer, epoch), group in itertools.groupby(
+            numbers, key=lambda number: (number.producer, number.epoch)
+        ):
+            sequences = [number.sequence for number in group]
+            old = await self._spend(connection, work.pipeline, producer, epoch, sequences)
+            seen |= {settle.Number(producer, epoch, sequence) for sequence in old}
+        return settle.Known(earlier, frozenset(seen))
+
+    async def _add_requests(
+        self,
+        connection: psycopg.AsyncConnection[Any],
+        pipeline: PipelineId,
+        wanted: Sequence[settle.KeyedRequest],
+    ) -> dict[bytes, settle.KeyedRequest]:
+        """Add ledger rows for requests; return those that stood there before, by key."""
+        if not wanted:
+            return {}
+        keys = [uuids.UUID(bytes=request.key) for request in wanted]
+        cursor = await connection.execute(
+            self._sql(
+                "insert into {}.ledger (key, pipeline, kind, block, request_index, fingerprint)"
+                " select k, %s, 'r', b, i, f from unnest(%s::uuid[], %s::uuid[], %s::int4[],"
+                " %s::int8[]) as t(k, b, i, f) order by k on conflict (key) do nothing"
+                " returning key"
+            ),
+            [
+                pipeline,
+                keys,
+                [uuids.UUID(bytes=request.block) for request in wanted],
+                [request.index for request in wanted],
+                [request.fingerprint for request in wanted],
+            ],
+        )
+        added = {row[0] for row in await cursor.fetchall()}
+        old = [key for key in keys if key not in added]
+        if not old:
+            return {}
+        cursor = await connection.execute(
+            self._sql(
+                "select key, block, request_index, fingerprint from {}.ledger where key = any(%s)"
+            ),
+            [old],
+        )
+        return {
+            key.bytes: settle.KeyedRequest(key.bytes, block.bytes, index, fingerprint)
+            for key, block, index, fingerprint in await cursor.fetchall()
+        }
+
+    async def _spend(
+        self,
+        connection: psycopg.AsyncConnection[Any],
+        pipeline: PipelineId,
+        producer: bytes,
+        epoch: int,
+        sequences: Sequence[int],
+    ) -> set[int]:
+        """Mark a producer's numbers as seen; return those that were before."""
+        who = [pipeline, uuids.UUID(bytes=producer), epoch]
+        await connection.execute(
+            self._sql(
+                "insert into {}.producers (pipeline, producer, epoch) values (%s, %s, %s)"
+                " on conflict do nothing"
+            ),
+            who,
+        )
+        cursor = await connection.execute(
+            self._sql(
+                "select seen from {}.producers where pipeline = %s and producer = %s"
+                " and epoch = %s for update"
+            ),
+            who,
+        )
+        row = await cursor.fetchone()
+        ranges = [(part.lower, part.upper) for part in (row[0] if row else ())]
+        spent = settle.spend(ranges, sequences)
+        seen = set(spent.seen)
+        if spent.overflow:
+            seen |= await self._add_overflow(connection, pipeline, producer, epoch, spent.overflow)
+        if len(seen) < len(set(sequences)):
+            await connection.execute(
+                self._sql(
+                    "update {}.producers set seen = %s, last_at = now() where pipeline = %s"
+                    " and producer = %s and epoch = %s"
+                ),
+                [Int8Multirange([Int8Range(low, high) for low, high in spent.ranges]), *who],
+            )
+        return seen
+
+    async def _add_overflow(
+        self,
+        connection: psycopg.AsyncConnection[Any],
+        pipeline: PipelineId,
+        producer: bytes,
+        epoch: int,
+        overflow: Iterable[int],
+    ) -> set[int]:
+        """Remember numbers without room in the ranges as rows; return those known before."""
+        by_key = {settle.overflow_key(producer, epoch, number): number for number in overflow}
+        wanted = [settle.KeyedRequest(key, producer, 0, 0) for key in sorted(by_key)]
+        earlier = await self._add_requests(connection, pipeline, wanted)
+        return {by_key[key] for key in earlier}
+
+    async def _add_blocks(
+        self,
+        connection: psycopg.AsyncConnection[Any],
+        pipeline: PipelineId,
+        results: Sequence[settle.BlockResult],
+    ) -> set[bytes]:
+        """Add the blocks' ledger rows; return the ids of those that were not there."""
+        rows = sorted({r.delivery.uuid: r for r in reversed(results)}.items())
+        cursor = await connection.execute(
+            self._sql(
+                "insert into {}.ledger (key, pipeline, kind, block, outcomes)"
+                " select k, %s, 'b', k, string_to_array(o, ',')::int4[]"
+                " from unnest(%s::uuid[], %s::text[]) as t(k, o) order by k"
+                " on conflict (key) do nothing returning key"
+            ),
+            [
+                pipeline,
+                [uuids.UUID(bytes=uuid) for uuid, _ in rows],
+                [_outcomes_text(result) for _, result in rows],
+            ],
+        )
+        return {row[0].bytes for row in await cursor.fetchall()}
+
+    async def _add_segments(
+        self, connection: psycopg.AsyncConnection[Any], segments: Sequence[segment.Segment]
+    ) -> int:
+        """Insert segments; return the bytes that they take."""
+        insert = self._sql(
+            "insert into {}.segments (pipeline, min_ts, max_ts, n, raw_bytes, codec, layout,"
+            " label_sets, counts, filter_version, filter, body)"
+            " values (%s, %s, %s, %s, %s, %s, %b, %b, %b, %s, %b, %b)"
+        )
+        for one in segments:
+            await connection.execute(insert, msgspec.structs.astuple(one))
+        return sum(len(one.body) + len(one.filter) for one in segments)
+
+    async def _add_rest(
+        self,
+        connection: psycopg.AsyncConnection[Any],
+        pipeline: PipelineId,
+        results: Sequence[settle.BlockResult],
+        stored_bytes: int,
+    ) -> None:
+        for row in (row for result in results for row in result.quarantine):
+            await connection.execute(
+                self._sql(
+                    "insert into {}.quarantine (pipeline, block, request_index, reason, payload)"
+                    " values (%s, %s, %s, %s, %b)"
+                ),
+                [pipeline, uuids.UUID(bytes=row.block), row.request_index, row.reason, row.payload],
+            )
+        if results:
+            total = totals(results)
+            await connection.execute(
+                self._sql(
+                    "insert into {}.usage (pipeline, requests, stored, quarantined, expired,"
+                    " repeated, raw_bytes, stored_bytes, refused)"
+                    " values (%s, %s, %s, %s, %s, %s, %s, %s, %s)"
+                ),
+                [
+                    pipeline,
+                    sum(len(result.outcomes) for result in results),
+                    *msgspec.structs.astuple(total),
+                    sum(result.raw_bytes for result in results),
+                    stored_bytes,
+                    Jsonb(refusals(results)),
+                ],
+            )
+
+    def _sql(self, text: str) -> sql.Composed:
+        return sql.SQL(text).format(sql.Identifier(self._schema))
+
+
+class _Work(msgspec.Struct, frozen=True, eq=False):
+    """One batch on its way into the store."""
+
+    pipeline: PipelineId
+    deliveries: Sequence[settle.Delivery]
+    now_ns: int
+    retention_days: int
+
+    def results(self, known: settle.Known) -> list[settle.BlockResult]:
+        return settle.settle(
+            self.deliveries, known, now_ns=self.now_ns, retention_days=self.retention_days
+        )
+
+    def segments(
+        self, results: Sequence[settle.BlockResult], partitions: Sequence[tuple[int, int]]
+    ) -> list[segment.Segment]:
+        """The segments of these results: one, or one for each partition that they touch."""
+        records = columns.concat([r.records for r in results]) if results else columns.empty()
+        raw_bytes = sum(result.raw_bytes for result in results)
+        parts = split(records, partitions)
+        return [
+            segment.encode(self.pipeline, part, raw_bytes * part.n // max(1, records.n))
+            for part in parts
+        ]
+
+
+def _first_of_each(results: Sequence[settle.BlockResult]) -> list[settle.BlockResult]:
+    """One block may be delivered twice in a batch; the first one counts."""
+    return list({r.delivery.uuid: r for r in reversed(results)}.values())[::-1]
+
+
+def _outcomes_text(result: settle.BlockResult) -> str:
+    flat = itertools.chain.from_iterable(msgspec.structs.astuple(o) for o in result.outcomes)
+    return ",".join(map(str, flat))
+
+
+def totals(results: Iterable[settle.BlockResult]) -> settle.Outcome:
+    """Return the sum of all outcomes."""
+    outcomes = [outcome for result in results for outcome in result.outcomes]
+    return settle.Outcome(
+        stored=sum(outcome.stored for outcome in outcomes),
+        quarantined=sum(outcome.quarantined for outcome in outcomes),
+        expired=sum(outcome.expired for outcome in outcomes),
+        repeated=sum(outcome.repeated for outcome in outcomes),
+    )
+
+
+def refusals(results: Iterable[settle.BlockResult]) -> dict[str, int]:
+    """Return the refusals that the blocks' headers report, by reason."""
+    found: dict[str, int] = {}
+    for result in results:
+        for reason, count in (
+            result.delivery.header.refused if result.delivery.header else {}
+        ).items():
+            found[reason] = found.get(reason, 0) + count
+    return found
+
+
+def uncovered(partitions: Sequence[tuple[int, int]], times_ns: columns.Int64s) -> Iterable[int]:
+    """Return times that no partition holds, at least one of each gap between partitions."""
+    if not len(times_ns):
+        return []
+    if not partitions:
+        lone = np.unique(times_ns // 86_400_000_000_000, return_index=True)[1]
+        days: list[int] = times_ns[lone].tolist()
+        return days
+    where, inside = _partition_of(partitions, times_ns)
+    out = times_ns[~inside]
+    if not len(out):
+        return []
+    keys = np.stack([where[~inside], out // 86_400_000_000_000])
+    lone = np.unique(keys, axis=1, return_index=True)[1]
+    found: list[int] = out[lone].tolist()
+    return found
+
+
+def _partition_of(
+    partitions: Sequence[tuple[int, int]], times_ns: columns.Int64s
+) -> tuple[columns.Int64s, columns.Bools]:
+    """For each time the last partition that begins at or before it, and whether it holds it."""
+    lows = np.array([low for low, _ in partitions], np.int64)
+    highs = np.array([high for _, high in partitions], np.int64)
+    where = np.searchsorted(lows, times_ns, side="right") - 1
+    inside = (where >= 0) & (times_ns < highs[np.maximum(where, 0)])
+    return where, inside
+
+
+def split(records: Columns, partitions: Sequence[tuple[int, int]]) -> list[Columns]:
+    """Return the records of each partition that holds any."""
+    if not records.n:
+        return []
+    where, _ = _partition_of(partitions, records.time_ns)
+    first = int(where[0])
+    if (where == first).all():
+        return [records]
+    return [columns.select(records, where == one) for one in np.unique(where)]
