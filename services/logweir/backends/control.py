@@ -1,0 +1,320 @@
+"""The control schema: tenants, pipelines, API keys, the objects of `logweir up`, leases.
+
+Ids, states and claims stand here in every way to run; nothing secret does. Operator, query and
+keeper come with logins of their own, whose grants say what they may touch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+import psycopg
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from logweir.core import errors, keys
+from logweir.core.names import PipelineId, TenantId
+
+STATEMENT_TIMEOUT_S: Final = 10.0
+
+
+class Tenant(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of `tenants`: who it belongs to, its state, slots and revisions of its secrets."""
+
+    id: TenantId
+    cluster: str
+    namespace: str
+    name: str
+    state: str
+    spec: dict[str, Any]
+    retention_days: int
+    writer_slot: str
+    reader_slot: str
+    keeper_slot: str
+    writer_revision: int
+    reader_revision: int
+    keeper_revision: int
+    redis_revision: int
+    ingest_revision: int
+    access_revision: int
+
+
+class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of `pipelines`."""
+
+    id: PipelineId
+    tenant: TenantId
+    name: str
+    state: str
+    spec: dict[str, Any]
+    retention_days: int
+
+
+class ApiKeyRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of `api_keys`: all but the MAC, which is derived."""
+
+    id: int
+    tenant: TenantId
+    name: str
+    pipeline: PipelineId
+    scopes: int
+    revision: int
+    generation: int
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+    def key(self) -> keys.ApiKey:
+        """Return what the key's text says."""
+        return keys.ApiKey(
+            tenant=self.tenant,
+            key_id=self.id,
+            pipeline=self.pipeline,
+            scopes=self.scopes,
+            expires_at_s=int(self.expires_at.timestamp()) if self.expires_at else 0,
+            revision=self.revision,
+        )
+
+
+class StoredObject(msgspec.Struct, frozen=True, kw_only=True):
+    """A custom resource as `logweir up` keeps it, in place of an API server."""
+
+    kind: str
+    namespace: str
+    name: str
+    generation: int
+    spec: dict[str, Any]
+    source: str
+    source_hash: str
+    status: dict[str, Any]
+    deleted_at: datetime | None
+    created_at: datetime
+
+
+class IdentityClaimedError(errors.LogweirError):
+    """The tenant id belongs, or belonged, to another object."""
+
+    code = "identity_claimed"
+    status = 409
+
+
+class Control:
+    """The control schema, over one connection that is opened again when it breaks."""
+
+    def __init__(self, conninfo: str) -> None:
+        self._conninfo = conninfo
+        self._connection: psycopg.AsyncConnection[dict[str, Any]] | None = None
+        self._lock = asyncio.Lock()
+
+    @contextlib.asynccontextmanager
+    async def _door(self) -> AsyncIterator[psycopg.AsyncConnection[dict[str, Any]]]:
+        async with self._lock:
+            try:
+                async with asyncio.timeout(STATEMENT_TIMEOUT_S):
+                    if self._connection is None or self._connection.closed:
+                        self._connection = await psycopg.AsyncConnection.connect(
+                            self._conninfo, autocommit=True, row_factory=dict_row
+                        )
+                    yield self._connection
+            except (psycopg.OperationalError, OSError, TimeoutError) as cause:
+                connection, self._connection = self._connection, None
+                if connection is not None:
+                    with contextlib.suppress(psycopg.Error, OSError):
+                        await connection.close()
+                reason = str(cause).strip() or type(cause).__name__
+                raise errors.UnavailableError(
+                    f"The control schema did not answer: {reason}."
+                ) from cause
+
+    async def close(self) -> None:
+        """Close the connection."""
+        async with self._lock:
+            if self._connection is not None:
+                await self._connection.close()
+                self._connection = None
+
+    async def _rows(self, query: str, values: Sequence[object] = ()) -> list[dict[str, Any]]:
+        async with self._door() as connection:
+            cursor = await connection.execute(query, values)  # type: ignore[call-overload]  # constants of this file
+            return await cursor.fetchall() if cursor.description else []
+
+    async def tenants(self) -> list[Tenant]:
+        """Return all tenants that are not deleted.
+
+        Raises:
+            UnavailableError: the control schema did not answer (so do all methods here).
+        """
+        rows = await self._rows("select * from logweir.tenants where state <> 'deleted'")
+        return msgspec.convert(rows, list[Tenant])
+
+    async def pipelines(self) -> list[Pipeline]:
+        """Return all pipelines that are not deleted."""
+        rows = await self._rows("select * from logweir.pipelines where state <> 'deleted'")
+        return msgspec.convert(rows, list[Pipeline])
+
+    async def api_keys(self) -> list[ApiKeyRow]:
+        """Return all API keys, the revoked ones too until their tenant is deleted."""
+        rows = await self._rows("select * from logweir.api_keys")
+        return msgspec.convert(rows, list[ApiKeyRow])
+
+    async def claim_tenant(
+        self, tenant: TenantId, cluster: str, namespace: str, name: str
+    ) -> Tenant:
+        """Return the tenant of an object, claiming the id when the object has none yet.
+
+        Raises:
+            IdentityClaimedError: the id is or was another object's.
+        """
+        await self._rows(
+            "insert into logweir.tenants (id, cluster, namespace, name)"
+            " values (%s, %s, %s, %s) on conflict do nothing",
+            [tenant, cluster, namespace, name],
+        )
+        rows = await self._rows(
+            "select * from logweir.tenants where cluster = %s and namespace = %s and name = %s"
+            " and state <> 'deleted'",
+            [cluster, namespace, name],
+        )
+        if not rows:
+            raise IdentityClaimedError(
+                f"The tenant id {tenant!r} belongs to another LogTenant.",
+                hint="Choose another spec.tenantId; an id is never given twice.",
+            )
+        return msgspec.convert(rows[0], Tenant)
+
+    async def set_tenant(
+        self, tenant: TenantId, state: str, retention_days: int, spec: dict[str, Any]
+    ) -> None:
+        """Write what the operator decided of a tenant."""
+        await self._rows(
+            "update logweir.tenants set state = %s, retention_days = %s, spec = %s where id = %s",
+            [state, retention_days, Jsonb(spec), tenant],
+        )
+
+    async def ensure_pipeline(
+        self, tenant: TenantId, name: str, retention_days: int, spec: dict[str, Any]
+    ) -> Pipeline:
+        """Return the tenant's pipeline of this name, made when there is none."""
+        rows = await self._rows(
+            "insert into logweir.pipelines (tenant, name, retention_days, spec)"
+            " values (%s, %s, %s, %s) on conflict (tenant, name) where state <> 'deleted'"
+            " do update set retention_days = excluded.retention_days, spec = excluded.spec"
+            " returning *",
+            [tenant, name, retention_days, Jsonb(spec)],
+        )
+        return msgspec.convert(rows[0], Pipeline)
+
+    async def delete_pipeline(self, pipeline: PipelineId) -> None:
+        """Mark a pipeline as deleted; its id is never used again."""
+        await self._rows("update logweir.pipelines set state = 'deleted' where id = %s", [pipeline])
+
+    async def ensure_api_key(
+        self,
+        tenant: Tenant,
+        name: str,
+        pipeline: PipelineId,
+        scopes: int,
+        generation: int,
+        expires_at: datetime | None,
+    ) -> ApiKeyRow:
+        """Return the tenant's key of this name and generation; an older one is revoked."""
+        async with self._door() as connection, connection.transaction():
+            await connection.execute(
+                "update logweir.api_keys set revoked_at = now() where tenant = %s and name = %s"
+                " and revoked_at is null and (generation, scopes, pipeline) <> (%s, %s, %s)",
+                [tenant.id, name, generation, scopes, pipeline],
+            )
+            is_ingest = scopes == keys.SCOPE_INGEST
+            cursor = await connection.execute(
+                "insert into logweir.api_keys"
+                " (id, tenant, name, pipeline, scopes, revision, generation, expires_at)"
+                " values (%s, %s, %s, %s, %s, %s, %s, %s)"
+                " on conflict (tenant, name) where revoked_at is null"
+                " do update set expires_at = excluded.expires_at returning *",
+                [
+                    secrets.randbits(63),
+                    tenant.id,
+                    name,
+                    pipeline,
+                    scopes,
+                    tenant.ingest_revision if is_ingest else tenant.access_revision,
+                    generation,
+                    expires_at,
+                ],
+            )
+            return msgspec.convert(await cursor.fetchone(), ApiKeyRow)
+
+    async def revoke_api_keys(self, tenant: TenantId, keep: Sequence[str]) -> None:
+        """Revoke the tenant's keys whose names are not in `keep`."""
+        await self._rows(
+            "update logweir.api_keys set revoked_at = now()"
+            " where tenant = %s and revoked_at is null and not name = any(%s)",
+            [tenant, list(keep)],
+        )
+
+    async def objects(self) -> list[StoredObject]:
+        """Return the objects of `up`, the deleted ones among them until they are gone."""
+        rows = await self._rows("select * from logweir.objects order by created_at, name")
+        return msgspec.convert(rows, list[StoredObject])
+
+    async def apply_object(
+        self,
+        kind: str,
+        namespace: str,
+        name: str,
+        spec: dict[str, Any],
+        *,
+        source: str = "",
+        source_hash: str = "",
+    ) -> StoredObject:
+        """Create or change an object; its generation grows only when its spec changes."""
+        rows = await self._rows(
+            "insert into logweir.objects as o (kind, namespace, name, spec, source, source_hash)"
+            " values (%s, %s, %s, %s, %s, %s) on conflict (kind, namespace, name) do update set"
+            " generation = o.generation + (o.spec <> excluded.spec)::int, spec = excluded.spec,"
+            " source = excluded.source, source_hash = excluded.source_hash, deleted_at = null"
+            " returning *",
+            [kind, namespace, name, Jsonb(spec), source, source_hash],
+        )
+        return msgspec.convert(rows[0], StoredObject)
+
+    async def delete_object(self, kind: str, namespace: str, name: str) -> bool:
+        """Ask for an object's deletion; false when there is none."""
+        rows = await self._rows(
+            "update logweir.objects set deleted_at = coalesce(deleted_at, now())"
+            " where kind = %s and namespace = %s and name = %s and deleted_at is null returning 1",
+            [kind, namespace, name],
+        )
+        return bool(rows)
+
+    async def set_object_status(
+        self, kind: str, namespace: str, name: str, status: dict[str, Any]
+    ) -> None:
+        """Write an object's status when it differs."""
+        await self._rows(
+            "update logweir.objects set status = %s"
+            " where kind = %s and namespace = %s and name = %s and status <> %s",
+            [Jsonb(status), kind, namespace, name, Jsonb(status)],
+        )
+
+    async def take_lease(self, name: str, holder: str, hold_s: float) -> bool:
+        """Take or renew a lease; false while another holder has it.
+
+        Args:
+            name: of the work.
+            holder: who asks; the same holder may take it again.
+            hold_s: after which another may take it.
+        """
+        rows = await self._rows(
+            "insert into logweir.leases as l (name, holder, until)"
+            " values (%(name)s, %(holder)s, now() + make_interval(secs => %(hold)s))"
+            " on conflict (name) do update set holder = excluded.holder, until = excluded.until"
+            " where l.holder = excluded.holder or l.until < now() returning 1",
+            {"name": name, "holder": holder, "hold": hold_s},  # type: ignore[arg-type]  # named values
+        )
+        return bool(rows)

@@ -1,0 +1,466 @@
+"""Makes what a tenant needs in PostgreSQL and Redis; from any half-done state, always to the same.
+
+    bootstrap_store    platform logins, the database, the control schema    (once an installation)
+    provision_store    a tenant's schema, logins, grants, partitions        (each reconcile)
+    bootstrap_journal  the function library                                 (once an installation)
+    provision_journal  a tenant's ACL users, limits, streams                (each reconcile)
+
+Every step may run again. Passwords are derived from the roots, and reach PostgreSQL as SCRAM
+verifiers only, so that no log of the server can hold one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+import psycopg
+from psycopg import sql
+from redis import asyncio as redis
+from redis import exceptions
+
+from logweir.backends import journal, migrations
+from logweir.backends.control import Pipeline, Tenant
+from logweir.core import errors, keys, names
+from logweir.core.names import LoginKind, TenantId
+
+OPERATOR: Final = "logweir_operator"
+QUERY: Final = "logweir_query"
+KEEPER: Final = "logweir_keeper"
+DATABASE: Final = "logweir"
+JOURNAL_OPERATOR: Final = "lw_operator"
+
+MARKER_SECONDS: Final = 3600
+MARKER_BUCKETS: Final = 4
+MARKER_SHARDS: Final = 4096
+"""Markers live for an hour in hashes small enough to stay packed; see journal.lua."""
+
+_SETTINGS: Final[Mapping[LoginKind, Mapping[str, str]]] = {
+    "w": {"statement_timeout": "30s", "lock_timeout": "10s"},
+    "r": {"statement_timeout": "120s", "default_transaction_read_only": "on"},
+    "k": {"statement_timeout": "300s", "lock_timeout": "2s"},
+}
+
+
+class Roots(msgspec.Struct, frozen=True):
+    """The root keys that the operator holds."""
+
+    write: bytes
+    maintain: bytes
+    read: bytes
+    sign: bytes
+
+    def of(self, kind: LoginKind) -> bytes:
+        """The root from which the passwords of a kind of login are derived."""
+        return {"w": self.write, "r": self.read, "k": self.maintain}[kind]
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What a tenant may use; None is unlimited."""
+
+    buffer_bytes: int
+    records_per_second: int | None = None
+    bytes_per_second: int | None = None
+    connection_limit: int = 40
+
+
+def platform_password(roots: Roots, login: str) -> str:
+    """Return the password of a platform login."""
+    root = {OPERATOR: roots.write, QUERY: roots.read, KEEPER: roots.maintain}[login]
+    return keys.password(root, keys.PLATFORM, login, 1)
+
+
+def tenant_password(roots: Roots, tenant: Tenant, kind: LoginKind) -> tuple[str, str]:
+    """Return the login that a tenant uses now, and its password."""
+    slot, revision = {
+        "w": (tenant.writer_slot, tenant.writer_revision),
+        "r": (tenant.reader_slot, tenant.reader_revision),
+        "k": (tenant.keeper_slot, tenant.keeper_revision),
+    }[kind]
+    login = names.login(tenant.id, kind, "b" if slot == "b" else "a")
+    return login, keys.password(roots.of(kind), tenant.id, login, revision)
+
+
+def journal_password(roots: Roots, tenant: Tenant, user: str) -> str:
+    """Return the password of one of a tenant's Redis users."""
+    kind = user.rsplit(".", 1)[-1]
+    root = roots.read if kind == "tail" else roots.write
+    return keys.password(root, tenant.id, user, tenant.redis_revision)
+
+
+def bootstrap_store(superuser: str, roots: Roots) -> None:
+    """Make the platform's logins, its database and the control schema.
+
+    Args:
+        superuser: libpq's connection string of a superuser, on any database.
+        roots: the root keys.
+    """
+    with psycopg.connect(superuser, autocommit=True) as connection:
+        for login, options in ((OPERATOR, "CREATEROLE"), (QUERY, ""), (KEEPER, "")):
+            _ensure_login(connection, login, platform_password(roots, login), options)
+        exists = connection.execute(
+            "select 1 from pg_database where datname = %s", [DATABASE]
+        ).fetchone()
+        if not exists:
+            connection.execute(
+                sql.SQL("create database {} owner {} template template0 encoding 'UTF8'").format(
+                    sql.Identifier(DATABASE), sql.Identifier(OPERATOR)
+                )
+            )
+
+
+def upgrade_control(operator: str) -> None:
+    """Bring the control schema to the newest revision, as the operator's login."""
+    with psycopg.connect(operator, autocommit=True) as connection:
+        connection.execute("create schema if not exists logweir")
+        connection.execute("revoke all on schema public from public")
+        connection.execute(
+            sql.SQL("revoke temporary on database {} from public").format(sql.Identifier(DATABASE))
+        )
+    migrations.upgrade(operator, "control", names.CONTROL_SCHEMA)
+
+
+def _ensure_login(
+    connection: psycopg.Connection[Any], login: str, password: str, options: str
+) -> None:
+    """Make a login, or set its password again when it is not the right one any more."""
+    exists = connection.execute("select 1 from pg_roles where rolname = %s", [login]).fetchone()
+    verb = "alter role {}" if exists else "create role {}"
+    verifier = connection.pgconn.encrypt_password(
+        password.encode(), login.encode(), b"scram-sha-256"
+    )
+    connection.execute(
+        sql.SQL(verb + " login " + options + " password {}").format(
+            sql.Identifier(login), sql.Literal(verifier.decode())
+        )
+    )
+
+
+def provision_store(operator: str, tenant: Tenant, roots: Roots, limits: Limits) -> None:
+    """Make a tenant's schema, its logins with their grants, and its first partitions.
+
+    Args:
+        operator: connection string of the platform's operator login.
+        tenant: the tenant's row.
+        roots: the root keys.
+        limits: of the tenant.
+    """
+    schema = names.schema(tenant.id)
+    with psycopg.connect(operator, autocommit=True) as connection:
+        _ensure_owner(connection, tenant.id)
+        connection.execute(
+            sql.SQL("create schema if not exists {} authorization {}").format(
+                sql.Identifier(schema), sql.Identifier(names.owner(tenant.id))
+            )
+        )
+    migrations.upgrade(operator, "tenant", schema, tenant=tenant.id)
+    with psycopg.connect(operator, autocommit=True) as connection:
+        _hand_over(connection, tenant.id)
+        for kind in _SETTINGS:
+            _provision_login(connection, tenant, roots, kind, limits)
+        connection.execute(
+            sql.SQL("update {}.settings set retention_days = %s where retention_days <> %s").format(
+                sql.Identifier(schema)
+            ),
+            [tenant.retention_days, tenant.retention_days],
+        )
+        connection.execute(
+            sql.SQL(
+                "select {}.ensure_partition((extract(epoch from clock_timestamp()) * 1e9)::int8)"
+            ).format(sql.Identifier(schema))
+        )
+
+
+def _provision_login(
+    connection: psycopg.Connection[Any],
+    tenant: Tenant,
+    roots: Roots,
+    kind: LoginKind,
+    limits: Limits,
+) -> None:
+    login, password = tenant_password(roots, tenant, kind)
+    _ensure_login(connection, login, password, f"connection limit {limits.connection_limit}")
+    who = sql.Identifier(login)
+    schema = sql.Identifier(names.schema(tenant.id))
+    for name, value in _SETTINGS[kind].items():
+        connection.execute(
+            sql.SQL("alter role {} set {} = {}").format(
+                who, sql.Identifier(name), sql.Literal(value)
+            )
+        )
+    connection.execute(sql.SQL("alter role {} set search_path = {}").format(who, schema))
+    for grant in _GRANTS[kind]:
+        connection.execute(sql.SQL(grant).format(schema=schema, who=who))
+
+
+_GRANTS: Final[Mapping[LoginKind, Sequence[str]]] = {
+    "w": (
+        "grant usage on schema {schema} to {who}",
+        "grant insert on {schema}.segments, {schema}.quarantine, {schema}.usage,"
+        " {schema}.ledger, {schema}.producers to {who}",
+        "grant select, update on {schema}.ledger, {schema}.producers to {who}",
+        "grant execute on function {schema}.ensure_partition(int8) to {who}",
+    ),
+    "r": (
+        "grant usage on schema {schema} to {who}",
+        "grant select on {schema}.segments, {schema}.ledger, {schema}.quarantine,"
+        " {schema}.usage, {schema}.settings to {who}",
+    ),
+    "k": (
+        "grant usage on schema {schema} to {who}",
+        "grant select, insert, update, delete on all tables in schema {schema} to {who}",
+        "grant execute on function {schema}.ensure_partition(int8) to {who}",
+    ),
+}
+
+
+def _ensure_owner(connection: psycopg.Connection[Any], tenant: TenantId) -> None:
+    """Make the role that owns the schema. It cannot log in; the operator's login inherits it."""
+    owner = names.owner(tenant)
+    exists = connection.execute("select 1 from pg_roles where rolname = %s", [owner]).fetchone()
+    if not exists:
+        connection.execute(sql.SQL("create role {} nologin").format(sql.Identifier(owner)))
+    how = " with inherit true, set true" if connection.info.server_version >= 160000 else ""
+    connection.execute(
+        sql.SQL("grant {} to {}" + how).format(sql.Identifier(owner), sql.Identifier(OPERATOR))
+    )
+
+
+def _hand_over(connection: psycopg.Connection[Any], tenant: TenantId) -> None:
+    """Give all that migrations made to the owner: its functions run with no more rights."""
+    schema, owner = names.schema(tenant), names.owner(tenant)
+    relations = connection.execute(
+        "select 'table', c.oid::regclass::text from pg_class c"
+        " where c.relnamespace = %(schema)s::regnamespace and c.relkind in ('r', 'p')"
+        " and pg_get_userbyid(c.relowner) <> %(owner)s"
+        " union all select 'function', p.oid::regprocedure::text from pg_proc p"
+        " where p.pronamespace = %(schema)s::regnamespace"
+        " and pg_get_userbyid(p.proowner) <> %(owner)s",
+        {"schema": schema, "owner": owner},
+    ).fetchall()
+    # The names come from the catalog, quoted by it.
+    for kind, name in relations:
+        text = f"alter {kind} {name} owner to {{}}"
+        connection.execute(sql.SQL(text).format(sql.Identifier(owner)))  # type: ignore[arg-type]  # see above
+
+
+def _provision_login(
+    connection: psycopg.Connection[Any],
+    tenant: Tenant,
+    roots: Roots,
+    kind: LoginKind,
+    limits: Limits,
+) -> None:
+    login, password = tenant_password(roots, tenant, kind)
+    _ensure_login(connection, login, password, f"connection limit {limits.connection_limit}")
+    who = sql.Identifier(login)
+    schema = sql.Identifier(names.schema(tenant.id))
+    for name, value in _SETTINGS[kind].items():
+        connection.execute(
+            sql.SQL("alter role {} set {} = {}").format(
+                who, sql.Identifier(name), sql.Literal(value)
+            )
+        )
+    connection.execute(sql.SQL("alter role {} set search_path = {}").format(who, schema))
+    for grant in _GRANTS[kind]:
+        connection.execute(sql.SQL(grant).format(schema=schema, who=who))
+
+
+_GRANTS: Final[Mapping[LoginKind, Sequence[str]]] = {
+    "w": (
+        "grant usage on schema {schema} to {who}",
+        "grant insert on {schema}.segments, {schema}.quarantine, {schema}.usage,"
+        " {schema}.ledger, {schema}.producers to {who}",
+        "grant select, update on {schema}.ledger, {schema}.producers to {who}",
+        "grant execute on function {schema}.ensure_partition(int8) to {who}",
+    ),
+    "r": (
+        "grant usage on schema {schema} to {who}",
+        "grant select on {schema}.segments, {schema}.ledger, {schema}.quarantine,"
+        " {schema}.usage, {schema}.settings to {who}",
+    ),
+    "k": (
+        "grant usage on schema {schema} to {who}",
+        "grant select, insert, update, delete on all tables in schema {schema} to {who}",
+        "grant execute on function {schema}.ensure_partition(int8) to {who}",
+    ),
+}
+
+
+def _ensure_owner(connection: psycopg.Connection[Any], tenant: TenantId) -> None:
+    """Make the role that owns the schema. It cannot log in; the operator's login inherits it."""
+    owner = names.owner(tenant)
+    exists = connection.execute("select 1 from pg_roles where rolname = %s", [owner]).fetchone()
+    if not exists:
+        connection.execute(sql.SQL("create role {} nologin").format(sql.Identifier(owner)))
+    how = " with inherit true, set true" if connection.info.server_version >= 160000 else ""
+    connection.execute(
+        sql.SQL("grant {} to {}" + how).format(sql.Identifier(owner), sql.Identifier(OPERATOR))
+    )
+
+
+def _hand_over(connection: psycopg.Connection[Any], tenant: TenantId) -> None:
+    """Give all that migrations made to the owner: its functions run with no more rights."""
+    schema, owner = names.schema(tenant), names.owner(tenant)
+    relations = connection.execute(
+        "select 'table', c.oid::regclass::text from pg_class c"
+        " where c.relnamespace = %(schema)s::regnamespace and c.relkind in ('r', 'p')"
+        " and pg_get_userbyid(c.relowner) <> %(owner)s"
+        " union all select 'function', p.oid::regprocedure::text from pg_proc p"
+        " where p.pronamespace = %(schema)s::regnamespace"
+        " and pg_get_userbyid(p.proowner) <> %(owner)s",
+        {"schema": schema, "owner": owner},
+    ).fetchall()
+    # The names come from the catalog, quoted by it.
+    for kind, name in relations:
+        text = f"alter {kind} {name} owner to {{}}"
+        connection.execute(sql.SQL(text).format(sql.Identifier(owner)))  # type: ignore[arg-type]  # see above
+    for text in ("alter schema {0} owner to {1}", "revoke all on schema {0} from public"):
+        connection.execute(sql.SQL(text).format(sql.Identifier(schema), sql.Identifier(owner)))
+
+
+async def bootstrap_journal(operator: redis.Redis) -> None:
+    """Load the function library when another version, or none, is there."""
+    try:
+        found = await operator.fcall("lw_version", 0)  # type: ignore[misc]  # "awaitable or value"
+    except exceptions.ResponseError:
+        found = b""
+    if found != journal.LIBRARY_VERSION.encode():
+        await operator.function_load(journal.library(), replace=True)  # type: ignore[misc]  # same
+
+
+async def provision_journal(
+    operator: redis.Redis,
+    tenant: Tenant,
+    pipelines: Sequence[Pipeline],
+    roots: Roots,
+    limits: Limits,
+) -> None:
+    """Make a tenant's Redis users, its limits, and the streams of its pipelines."""
+    prefix = names.journal_tenant(tenant.id)
+    for kind, rules in acl_rules(tenant.id).items():
+        user = names.redis_user(tenant.id, kind)  # type: ignore[arg-type]  # the keys are its values
+        digest = hashlib.sha256(journal_password(roots, tenant, user).encode()).hexdigest()
+        await operator.execute_command(  # type: ignore[no-untyped-call]  # has no types
+            "ACL", "SETUSER", user, "reset", "on", f"#{digest}", *rules
+        )
+    await _save_acl(operator)
+    state = "active" if tenant.state == "active" else tenant.state
+    await _set(
+        operator,
+        prefix + "m",
+        {
+            "state": state,
+            "max_bytes": limits.buffer_bytes,
+            "rps": limits.records_per_second or "",
+            "bps": limits.bytes_per_second or "",
+            "burst_s": 2,
+        },
+    )
+    for pipeline in pipelines:
+        own = names.journal_pipeline(tenant.id, pipeline.id)
+        try:
+            await operator.xgroup_create(own + "q", names.CONSUMER_GROUP, "0", mkstream=True)
+        except exceptions.ResponseError as error:
+            if "BUSYGROUP" not in str(error):
+                raise
+        await _set(
+            operator,
+            own + "m",
+            {
+                "state": "active",
+                "bw": MARKER_SECONDS // (MARKER_BUCKETS - 1),
+                "nb": MARKER_BUCKETS,
+                "shards": MARKER_SHARDS,
+            },
+        )
+
+
+async def _set(operator: redis.Redis, key: str, values: Mapping[str, object]) -> None:
+    await operator.hset(key, mapping={k: str(v) for k, v in values.items()})  # type: ignore[misc]  # "awaitable or value"
+
+
+async def _save_acl(operator: redis.Redis) -> None:
+    """Users live in the server's memory until they are saved to its aclfile."""
+    try:
+        await operator.execute_command("ACL", "SAVE")  # type: ignore[no-untyped-call]  # has no types
+    except exceptions.ResponseError as error:
+        if "not configured to use an ACL file" not in str(error):
+            raise
+
+
+def acl_rules(tenant: TenantId) -> dict[str, list[str]]:
+    """Return the ACL rules of a tenant's users: keys, channels and commands, by allow-list."""
+    p = names.journal_tenant(tenant)
+    base = ["resetkeys", "resetchannels", "-@all", "+ping", "+client|setname"]
+    return {
+        "in": [
+            *base,
+            *(f"~{p}*:q", f"~{p}*:i:*", f"~{p}*:c", f"~{p}c"),
+            *(f"%R~{p}*:m", f"%R~{p}m", f"%R~{p}cfg", f"%R~{p}*:t", f"&{p}*:l"),
+            *("+fcall|lw_append", "+time", "+hmget", "+hget", "+hset", "+hlen", "+expire"),
+            *("+exists", "+xadd", "+hincrby", "+publish", "+wait"),
+        ],
+        "col": [
+            *base,
+            *(f"~{p}*:q", f"~{p}*:c", f"~{p}c"),
+            *("+fcall|lw_ack", "+xack", "+xdel", "+hincrby", "+xreadgroup", "+xautoclaim"),
+            *("+xpending", "+xrange", "+xlen", "+wait"),
+        ],
+        "tail": [
+            *base,
+            *(f"%R~{p}*:q", f"%R~{p}*:c", f"%W~{p}*:t", f"%W~{p}k:*", f"&{p}*:l"),
+            *("+set", "+xrange", "+xrevrange", "+hmget", "+subscribe", "+unsubscribe"),
+        ],
+    }
+
+
+async def publish_revocations(
+    operator: redis.Redis, tenant: TenantId, key_ids: Sequence[int]
+) -> None:
+    """Tell the tenant's ingest which keys are revoked."""
+    text = ",".join(str(key_id) for key_id in sorted(key_ids))
+    await _set(operator, names.journal_tenant(tenant) + "cfg", {"revoked": text})
+
+
+_JOURNAL_SETTINGS: Final = {
+    "appendonly": "yes",
+    "appendfsync": "always",
+    "no-appendfsync-on-rewrite": "no",
+    "maxmemory-policy": "noeviction",
+    "aof-load-truncated": "yes",
+}
+_STORE_SETTINGS: Final = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
+
+
+async def journal_problems(operator: redis.Redis) -> list[str]:
+    """Return each setting of the Redis server that would break the promise, with its fix."""
+    found = await operator.config_get(*_JOURNAL_SETTINGS)
+    return [
+        f"The journal has {name} {found.get(name)!r}; an acknowledged record needs {wanted!r}."
+        f" Set it by CONFIG SET {name} {wanted} and in the server's configuration."
+        for name, wanted in _JOURNAL_SETTINGS.items()
+        if found.get(name) != wanted
+    ]
+
+
+def store_problems(conninfo: str) -> list[str]:
+    """Return each setting of the PostgreSQL server that would break the promise, with its fix."""
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        rows = connection.execute(
+            "select name, setting from pg_settings where name = any(%s)", [list(_STORE_SETTINGS)]
+        ).fetchall()
+    return [
+        f"The store has {name} {setting!r}; a stored record needs {_STORE_SETTINGS[name]!r}."
+        f" Set it in postgresql.conf and reload."
+        for name, setting in rows
+        if setting not in (_STORE_SETTINGS[name], "remote_write", "remote_apply")
+    ]
+
+
+def check(problems: Sequence[str]) -> None:
+    """Raise SetupError when there is any problem."""
+    if problems:
+        raise errors.SetupError(" ".join(problems))
