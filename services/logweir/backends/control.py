@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -138,9 +138,11 @@ class Control:
                 await self._connection.close()
                 self._connection = None
 
-    async def _rows(self, query: str, values: Sequence[object] = ()) -> list[dict[str, Any]]:
+    async def _rows(
+        self, query: str, values: Sequence[object] | Mapping[str, object] = ()
+    ) -> list[dict[str, Any]]:
         async with self._door() as connection:
-            cursor = await connection.execute(query, values)  # type: ignore[call-overload]  # constants of this file
+            cursor = await connection.execute(query.encode(), values)
             return await cursor.fetchall() if cursor.description else []
 
     async def tenants(self) -> list[Tenant]:
@@ -315,6 +317,6 @@ class Control:
             " values (%(name)s, %(holder)s, now() + make_interval(secs => %(hold)s))"
             " on conflict (name) do update set holder = excluded.holder, until = excluded.until"
             " where l.holder = excluded.holder or l.until < now() returning 1",
-            {"name": name, "holder": holder, "hold": hold_s},  # type: ignore[arg-type]  # named values
+            {"name": name, "holder": holder, "hold": hold_s},
         )
         return bool(rows)

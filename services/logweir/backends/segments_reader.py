@@ -1,0 +1,245 @@
+"""The reading side of a tenant's store: segments and receipts, with the tenant's reader login.
+
+    Reader.snapshot() -> Snapshot (REPEATABLE READ, READ ONLY)
+        keys() -> which segments may hold a time       (no column is read)
+        heads() -> label sets, layout, counts of some  (a few hundred bytes each)
+        blocks() -> single blocks of filters           (32 bytes each)
+        pieces() -> ranges of bodies                   (the columns themselves)
+
+All of one snapshot is as of one moment, whatever is merged meanwhile. Who reads decides what.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import psycopg
+import psycopg_pool
+from psycopg import sql
+
+from logweir.backends import store
+from logweir.core import errors, names
+from logweir.core.binding import Login, PostgresServer
+from logweir.core.columns import Int64s
+from logweir.core.names import PipelineId, TenantId
+
+CONNECTION_WAIT_S: Final = 5.0
+IDLE_S: Final = 60.0
+"""An idle reader goes home: thousands of tenants share the connections of one PostgreSQL."""
+LIFETIME_S: Final = 900.0
+"""A backend keeps a catalogue entry of each partition it saw; a new one starts small."""
+STATEMENT_TIMEOUT_MS: Final = 30_000
+FILTER_BLOCK_BYTES: Final = 32
+
+_BOUNDS = re.compile(r"FROM \('?(-?\d+)'?\) TO \('?(-?\d+)'?\)")
+_OPTIONS: Final = (
+    f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c jit=off -c max_parallel_workers_per_gather=0"
+    " -c idle_in_transaction_session_timeout=120000"
+)
+
+
+class Keys(msgspec.Struct, frozen=True, eq=False):
+    """Segments that may hold a time: shape (m,) each; times are inclusive nanoseconds."""
+
+    id: Int64s
+    pipeline: Int64s
+    min_ts: Int64s
+    max_ts: Int64s
+    filter_bytes: Int64s
+    filter_version: Int64s
+
+    def __len__(self) -> int:
+        return len(self.id)
+
+    def take(self, which: Int64s) -> Keys:
+        """Return the chosen ones, in the order of `which`."""
+        return Keys(*(getattr(self, name)[which] for name in self.__struct_fields__))
+
+
+class Head(msgspec.Struct, frozen=True):
+    """What stands beside a segment's columns. `counts` is empty when it was not asked for."""
+
+    id: int
+    pipeline: PipelineId
+    min_ts: int
+    max_ts: int
+    n: int
+    codec: int
+    layout: bytes
+    label_sets: bytes
+    counts: bytes
+
+
+class Range(msgspec.Struct, frozen=True):
+    """Bytes [offset, offset + length) of a value of the segment (id, min_ts)."""
+
+    id: int
+    min_ts: int
+    offset: int
+    length: int
+
+
+class LedgerRow(msgspec.Struct, frozen=True):
+    """A block's row: `outcomes` are four numbers a request, as `core.settle.Outcome`."""
+
+    pipeline: PipelineId
+    outcomes: tuple[int, ...]
+
+
+class Reader:
+    """One tenant's store, read by any number of queries at once."""
+
+    def __init__(
+        self, server: PostgresServer, login: Login, tenant: TenantId, max_connections: int
+    ) -> None:
+        self._schema = names.schema(tenant)
+        self._pool = psycopg_pool.AsyncConnectionPool(
+            store.conninfo(server, login, "logweir query"),
+            kwargs={"autocommit": True, "prepare_threshold": 2, "options": _OPTIONS},
+            configure=_configure,
+            min_size=0,
+            max_size=max_connections,
+            timeout=CONNECTION_WAIT_S,
+            max_idle=IDLE_S,
+            max_lifetime=LIFETIME_S,
+            reconnect_timeout=CONNECTION_WAIT_S,
+            open=False,
+        )
+        self._is_open = False
+
+    @contextlib.asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Snapshot]:
+        """Open a transaction that sees the store as of now.
+
+        Raises:
+            UnavailableError: the store does not answer, or broke off.
+        """
+        if not self._is_open:
+            self._is_open = True
+            await self._pool.open()
+        try:
+            async with self._pool.connection() as connection, connection.transaction():
+                yield Snapshot(connection, self._schema)
+        except (psycopg.Error, psycopg_pool.PoolTimeout, psycopg_pool.PoolClosed) as cause:
+            reason = str(cause).strip() or type(cause).__name__
+            raise errors.UnavailableError(f"The store did not answer: {reason}.") from cause
+
+    async def close(self) -> None:
+        """Close all connections, running queries' last."""
+        if self._is_open:
+            await self._pool.close()
+
+
+async def _configure(connection: psycopg.AsyncConnection[Any]) -> None:
+    await connection.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
+    await connection.set_read_only(True)
+
+
+class Snapshot:
+    """What a query reads, all as of the moment of its first read."""
+
+    def __init__(self, connection: psycopg.AsyncConnection[Any], schema: str) -> None:
+        self._connection = connection
+        self._schema = schema
+
+    async def keys(self, lows_ns: Mapping[PipelineId, int], high_ns: int) -> Keys:
+        """Return the segments that may hold records in [low, high), by pipeline.
+
+        Args:
+            lows_ns: the pipelines that are asked for, each with its own first moment.
+            high_ns: exclusive.
+        """
+        floor_ns = await self._floor_ns(min(lows_ns.values(), default=0))
+        rows = await self._rows(
+            "select s.id, s.pipeline::int8, s.min_ts, s.max_ts,"
+            " coalesce(octet_length(s.filter), 0)::int8, coalesce(s.filter_version, -1)::int8"
+            " from {}.segments s join unnest(%s::int4[], %s::int8[]) as p(id, low)"
+            " on p.id = s.pipeline"
+            " where s.min_ts >= %s and s.min_ts < %s and s.max_ts >= p.low",
+            [list(lows_ns), list(lows_ns.values()), floor_ns, high_ns],
+        )
+        table = np.array(rows, np.int64).reshape(-1, 6)
+        return Keys(*(np.ascontiguousarray(table[:, column]) for column in range(6)))
+
+    async def _floor_ns(self, low_ns: int) -> int:
+        """The beginning of the partition that holds `low_ns`: no segment crosses a partition, so
+        no older one is worth a look."""
+        rows = await self._rows(
+            "select pg_get_expr(c.relpartbound, c.oid) from pg_inherits i"
+            " join pg_class c on c.oid = i.inhrelid where i.inhparent = %s::regclass",
+            [f'"{self._schema}".segments'],
+        )
+        for match in (_BOUNDS.search(row[0]) for row in rows):
+            if match and int(match[1]) <= low_ns < int(match[2]):
+                return int(match[1])
+        return low_ns
+
+    async def heads(self, keys: Keys, *, with_counts: bool = False) -> list[Head]:
+        """Return the heads of these segments, in their order."""
+        found = await self._rows(
+            "select s.id, s.pipeline, s.min_ts, s.max_ts, s.n, s.codec, s.layout, s.label_sets,"
+            " case when %s then s.counts else ''::bytea end"
+            " from unnest(%s::int8[], %s::int8[]) as k(id, min_ts)"
+            " join {}.segments s on s.id = k.id and s.min_ts = k.min_ts"
+            " where s.min_ts >= %s and s.min_ts <= %s",
+            [with_counts, keys.id.tolist(), keys.min_ts.tolist(), *_span(keys.min_ts.tolist())],
+        )
+        by_id = {row[0]: Head(*row) for row in found}
+        return [by_id[one] for one in keys.id.tolist()]
+
+    async def filter_blocks(self, ranges: Sequence[Range]) -> list[bytes]:
+        """Return single blocks of segments' filters, in the order of `ranges`."""
+        return await self._substrings(sql.Identifier("filter"), ranges)
+
+    async def pieces(self, ranges: Sequence[Range]) -> list[bytes]:
+        """Return pieces of segments' bodies, in the order of `ranges`."""
+        return await self._substrings(sql.Identifier("body"), ranges)
+
+    async def _substrings(self, column: sql.Identifier, ranges: Sequence[Range]) -> list[bytes]:
+        if not ranges:
+            return []
+        rows = await self._rows(
+            "select k.place::int4, substring(s.{1} from k.first for k.length)"
+            " from unnest(%s::int8[], %s::int8[], %s::int4[], %s::int4[])"
+            " with ordinality as k(id, min_ts, first, length, place)"
+            " join {0}.segments s on s.id = k.id and s.min_ts = k.min_ts"
+            " where s.min_ts >= %s and s.min_ts <= %s",
+            [
+                [one.id for one in ranges],
+                [one.min_ts for one in ranges],
+                [one.offset + 1 for one in ranges],
+                [one.length for one in ranges],
+                *_span([one.min_ts for one in ranges]),
+            ],
+            column,
+        )
+        found = [b""] * len(ranges)
+        for place, piece in rows:
+            found[place - 1] = piece
+        return found
+
+    async def ledger_row(self, block: bytes) -> LedgerRow | None:
+        """Return what became of a block's requests; None when the ledger does not have it."""
+        rows = await self._rows(
+            "select pipeline, outcomes from {}.ledger where key = %s and kind = 'b'",
+            [uuid.UUID(bytes=block)],
+        )
+        return LedgerRow(rows[0][0], tuple(rows[0][1])) if rows else None
+
+    async def _rows(
+        self, text: str, values: Sequence[object], *names: sql.Identifier
+    ) -> list[tuple[Any, ...]]:
+        query = sql.SQL(text).format(sql.Identifier(self._schema), *names)
+        cursor = await self._connection.execute(query, values, binary=True)
+        return await cursor.fetchall()
+
+
+def _span(min_ts: Sequence[int]) -> tuple[int, int]:
+    """The first and last beginning: it tells the planner which partitions to leave alone."""
+    return min(min_ts, default=0), max(min_ts, default=0)
