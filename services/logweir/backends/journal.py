@@ -80,6 +80,11 @@ class Counters(msgspec.Struct, frozen=True):
     inflight: int = 0
 
 
+def time_ms(entry_id: str) -> int:
+    """Return the milliseconds in a stream entry's id, by the clock of the journal's server."""
+    return int(entry_id.partition("-")[0])
+
+
 @contextlib.asynccontextmanager
 async def _door(what: str, timeout_s: float) -> AsyncIterator[None]:
     """Turn what Redis or the network raise into UnavailableError."""
@@ -321,6 +326,20 @@ class Reader:
                         *[entry.accepted for entry in some],
                     )
                 )
+
+    async def oldest_pending_ms(self, pipeline: PipelineId) -> int | None:
+        """Return the arrival (ms since the epoch) of the oldest entry that was handed out and not
+        acknowledged; None when there is none.
+
+        Raises:
+            UnavailableError: the journal did not answer.
+        """
+        async with _door("answer", 5):
+            answer = await command(
+                self._redis, "XPENDING", self._stream(pipeline), names.CONSUMER_GROUP
+            )
+        oldest = answer["min"] if isinstance(answer, dict) else answer[1]
+        return time_ms(oldest.decode()) if oldest else None
 
     async def backlog(self, pipeline: PipelineId) -> int:
         """Return how many entries are not acknowledged yet.

@@ -49,4 +49,4 @@ def client(
     pool = redis.BlockingConnectionPool(
         max_connections=connections, timeout=command_timeout_s, **options
     )
-    return redis.Redis(connection_pool=pool)
+    return redis.Redis.from_pool(pool)  # closing the client closes the pool

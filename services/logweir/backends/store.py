@@ -85,15 +85,24 @@ class Store:
         *,
         now_ns: int,
         retention_days: int,
+        oldest_pending_ms: int | None = None,
     ) -> Committed:
         """Store these blocks, each exactly once.
+
+        Args:
+            pipeline: whose blocks.
+            deliveries: the blocks.
+            now_ns: the time, for the retention.
+            retention_days: of the pipeline.
+            oldest_pending_ms: arrival of the oldest block that the journal still holds, these
+                among them, since the epoch; the keeper keeps ledger rows for it.
 
         Raises:
             RefusedByStoreError: the values themselves were refused; nothing was stored.
             UnavailableError: anything else; it is unknown whether the commit took place, and
                 harmless to try again.
         """
-        work = _Work(pipeline, deliveries, now_ns, retention_days)
+        work = _Work(pipeline, deliveries, now_ns, retention_days, oldest_pending_ms)
         try:
             async with asyncio.timeout(COMMIT_TIMEOUT_S):
                 connection = await self._connect()
@@ -167,7 +176,7 @@ class Store:
             if len(kept) != len(guess) or known.earlier or known.seen:
                 segments = work.segments(kept, self._partitions)
             stored_bytes = await self._add_segments(connection, segments)
-            await self._add_rest(connection, work.pipeline, kept, stored_bytes)
+            await self._add_rest(connection, work, kept, stored_bytes)
         done = {id(result.delivery) for result in kept}
         repeated = tuple(d for d in work.deliveries if id(d) not in done)
         return Committed(tuple(kept), repeated)
@@ -320,10 +329,11 @@ class Store:
     async def _add_rest(
         self,
         connection: psycopg.AsyncConnection[Any],
-        pipeline: PipelineId,
+        work: _Work,
         results: Sequence[settle.BlockResult],
         stored_bytes: int,
     ) -> None:
+        pipeline = work.pipeline
         for row in (row for result in results for row in result.quarantine):
             await connection.execute(
                 self._sql(
@@ -337,8 +347,8 @@ class Store:
             await connection.execute(
                 self._sql(
                     "insert into {}.usage (pipeline, requests, stored, quarantined, expired,"
-                    " repeated, raw_bytes, stored_bytes, refused)"
-                    " values (%s, %s, %s, %s, %s, %s, %s, %s, %s)"
+                    " repeated, raw_bytes, stored_bytes, refused, oldest_pending_at)"
+                    " values (%s, %s, %s, %s, %s, %s, %s, %s, %s, to_timestamp(%s / 1000.0))"
                 ),
                 [
                     pipeline,
@@ -347,6 +357,7 @@ class Store:
                     sum(result.raw_bytes for result in results),
                     stored_bytes,
                     Jsonb(refusals(results)),
+                    work.oldest_pending_ms,
                 ],
             )
 
@@ -361,6 +372,7 @@ class _Work(msgspec.Struct, frozen=True, eq=False):
     deliveries: Sequence[settle.Delivery]
     now_ns: int
     retention_days: int
+    oldest_pending_ms: int | None
 
     def results(self, known: settle.Known) -> list[settle.BlockResult]:
         return settle.settle(

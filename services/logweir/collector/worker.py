@@ -46,6 +46,7 @@ class _Line:
         self.breaker = breaker.Breaker()
         self.recover_after: str | None = "0"
         self.unknown: set[str] = set()
+        self.oldest_pending_ms: int | None = None
 
 
 class Worker:
@@ -110,6 +111,7 @@ class Worker:
         for line in self._lines.values():
             entries = await self._reader.claim(line.pipeline.id, CLAIM_IDLE_S, READ_ENTRIES)
             await self._take(line, entries)
+            line.oldest_pending_ms = await self._reader.oldest_pending_ms(line.pipeline.id)
             backlog = await self._reader.backlog(line.pipeline.id)
             metrics.JOURNAL_BACKLOG_ENTRIES.labels(*self._labels(line)).set(backlog)
 
@@ -216,6 +218,7 @@ class Worker:
                 deliveries,
                 now_ns=time.time_ns(),
                 retention_days=line.pipeline.retention_days,
+                oldest_pending_ms=_oldest_ms(line, deliveries),
             )
         self._count(line, done)
 
@@ -235,3 +238,11 @@ class Worker:
 
     def _labels(self, line: _Line) -> tuple[str, str]:
         return self._tenant.tenant, line.pipeline.name
+
+
+def _oldest_ms(line: _Line, deliveries: Sequence[settle.Delivery]) -> int:
+    """The oldest arrival that is not acknowledged: as last seen, or in this batch."""
+    arrivals_ms = [journal.time_ms(one.entry_id) for one in deliveries]
+    if line.oldest_pending_ms is not None:
+        arrivals_ms.append(line.oldest_pending_ms)
+    return min(arrivals_ms)

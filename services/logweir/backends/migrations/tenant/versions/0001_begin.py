@@ -73,7 +73,8 @@ create table usage (
     repeated int8,
     raw_bytes int8,
     stored_bytes int8,
-    refused jsonb
+    refused jsonb,
+    oldest_pending_at timestamptz
 );
 create index usage_at on usage using brin (at);
 

@@ -1,0 +1,113 @@
+"""Real servers for tests: PostgreSQL and Valkey from wheels, started once a session.
+
+Each test that needs a tenant gets a new one (`make_tenant`), so tests share servers and nothing
+else. `world.py` has what a tenant of a test can do.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+import world
+
+from logweir.backends import provision, redis_client
+from logweir.core.binding import JournalServer, Login
+from logweir.standalone import accounts, binaries, servers
+from logweir.standalone.postgres import Postgres
+from logweir.standalone.valkey import Valkey
+
+MakeTenant = Callable[..., Awaitable[world.Tenant]]
+
+_tenant_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def servers_folder() -> Iterator[Path]:
+    """A folder that the servers' user can enter, also when the tests run as root."""
+    folder = Path(tempfile.mkdtemp(prefix="logweir-test-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def roots() -> provision.Roots:
+    return provision.Roots(*(letter * 32 for letter in (b"w", b"m", b"r", b"s")))
+
+
+@pytest.fixture(scope="session")
+def postgres(servers_folder: Path, roots: provision.Roots) -> Iterator[Postgres]:
+    """A running PostgreSQL with the platform's logins and the control schema."""
+    server = Postgres(
+        servers_folder / "postgres", servers.free_port(), "super", accounts.choose()
+    )
+    server.start(servers_folder / "postgres.log")
+    provision.bootstrap_store(server.url(), roots)
+    provision.upgrade_control(world.operator_conninfo(server, roots))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def valkey(servers_folder: Path) -> Iterator[Valkey]:
+    """A running Valkey, without the function library."""
+    server = Valkey(servers_folder / "valkey", servers.free_port(), "operator", accounts.choose())
+    server.start(servers_folder / "valkey.log")
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def redis7(servers_folder: Path) -> Iterator[Valkey]:
+    """A running Redis of the system, where there is one."""
+    program = binaries.redis()
+    if program is None:
+        pytest.skip("no redis-server of 7.0 or newer on this machine; .ci/run installs it")
+    server = Valkey(
+        servers_folder / "redis", servers.free_port(), "operator", accounts.choose(), program
+    )
+    server.start(servers_folder / "redis.log")
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session", params=["valkey", "redis7"])
+def each_journal(request: pytest.FixtureRequest) -> Valkey:
+    """The journal's server: Valkey, then Redis 7."""
+    found: Valkey = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture
+async def make_tenant(
+    postgres: Postgres, valkey: Valkey, roots: provision.Roots
+) -> AsyncIterator[MakeTenant]:
+    """Makes tenants, each with pipelines, as the operator would: `await make_tenant()`."""
+    made: list[world.Tenant] = []
+
+    async def make(journal: Valkey | None = None, **options: object) -> world.Tenant:
+        server = journal or valkey
+        client = redis_client.client(
+            JournalServer(servers.LOOPBACK, server.port), Login("lw_operator", "operator")
+        )
+        await provision.bootstrap_journal(client)
+        tenant = await world.make_tenant(
+            f"test-{next(_tenant_numbers)}", postgres, server, client, roots, **options
+        )
+        made.append(tenant)
+        return tenant
+
+    yield make
+    for tenant in made:
+        await tenant.close()
+
+
+@pytest.fixture
+async def tenant(make_tenant: MakeTenant) -> world.Tenant:
+    """A tenant with one pipeline, `default`."""
+    return await make_tenant()
