@@ -86,7 +86,7 @@ def time_ms(entry_id: str) -> int:
 
 
 @contextlib.asynccontextmanager
-async def _door(what: str, timeout_s: float) -> AsyncIterator[None]:
+async def door(what: str, timeout_s: float) -> AsyncIterator[None]:
     """Turn what Redis or the network raise into UnavailableError."""
     try:
         async with asyncio.timeout(timeout_s):
@@ -141,14 +141,14 @@ class Appender:
         arguments: list[bytes | str | int] = [uuid, accepted, size_bytes, payload, requests]
         for request in keyed:
             arguments += [request.key, request.fingerprint.to_bytes(8, "big"), request.index]
-        async with _door("take the block", APPEND_TIMEOUT_S + 1):
+        async with door("take the block", APPEND_TIMEOUT_S + 1):
             answer = await self._append(stream, arguments)
         return _appended(answer)
 
     async def _append(self, stream: str, arguments: list[bytes | str | int]) -> list[Any]:
         if not self._replicas:
             return cast(
-                "list[Any]", await _answer(self._redis.fcall("lw_append", 1, stream, *arguments))
+                "list[Any]", await answer_of(self._redis.fcall("lw_append", 1, stream, *arguments))
             )
         # WAIT covers what this connection wrote, so both commands must use the same one.
         async with self._redis.pipeline(transaction=False) as pipe:
@@ -169,14 +169,14 @@ class Appender:
             UnavailableError: the journal did not answer.
         """
         key = names.journal_tenant(self._tenant) + "cfg"
-        async with _door("answer", APPEND_TIMEOUT_S):
-            text = await _answer(self._redis.hget(key, "revoked"))
+        async with door("answer", APPEND_TIMEOUT_S):
+            text = await answer_of(self._redis.hget(key, "revoked"))
         return frozenset(int(part) for part in (text or b"").split(b",") if part)
 
     async def ping(self) -> None:
         """Raise UnavailableError unless the journal answers."""
-        async with _door("answer", APPEND_TIMEOUT_S):
-            await _answer(self._redis.ping())
+        async with door("answer", APPEND_TIMEOUT_S):
+            await answer_of(self._redis.ping())
 
     async def close(self) -> None:
         """Close all connections."""
@@ -241,8 +241,8 @@ class Reader:
             UnavailableError: the journal did not answer.
         """
         streams = {self._stream(pipeline): pipeline for pipeline in pipelines}
-        async with _door("hand out blocks", block_s + 5):
-            answer = await _answer(
+        async with door("hand out blocks", block_s + 5):
+            answer = await answer_of(
                 command(
                     self._blocking,
                     "XREADGROUP",
@@ -258,7 +258,7 @@ class Reader:
                     *[">"] * len(streams),
                 )
             )
-        return {streams[stream.decode()]: _entries(entries) for stream, entries in _pairs(answer)}
+        return {streams[stream.decode()]: entries_of(entries) for stream, entries in _pairs(answer)}
 
     async def own_pending(self, pipeline: PipelineId, after: str, count: int) -> list[Entry]:
         """Return what was handed to this consumer before and not acknowledged, after an id.
@@ -266,8 +266,8 @@ class Reader:
         Raises:
             UnavailableError: the journal did not answer.
         """
-        async with _door("hand out blocks", 10):
-            answer = await _answer(
+        async with door("hand out blocks", 10):
+            answer = await answer_of(
                 command(
                     self._redis,
                     "XREADGROUP",
@@ -281,7 +281,7 @@ class Reader:
                     after,
                 )
             )
-        return [entry for _, entries in _pairs(answer) for entry in _entries(entries)]
+        return [entry for _, entries in _pairs(answer) for entry in entries_of(entries)]
 
     async def claim(self, pipeline: PipelineId, idle_s: float, count: int) -> list[Entry]:
         """Take over entries that another consumer holds for longer than `idle_s`.
@@ -289,8 +289,8 @@ class Reader:
         Raises:
             UnavailableError: the journal did not answer.
         """
-        async with _door("hand over blocks", 10):
-            answer = await _answer(
+        async with door("hand over blocks", 10):
+            answer = await answer_of(
                 command(
                     self._redis,
                     "XAUTOCLAIM",
@@ -303,7 +303,7 @@ class Reader:
                     count,
                 )
             )
-        return _entries(answer[1])
+        return entries_of(answer[1])
 
     async def ack(self, pipeline: PipelineId, entries: Sequence[Entry]) -> None:
         """Delete entries whose records are committed; call it after the COMMIT was answered.
@@ -313,8 +313,8 @@ class Reader:
         """
         for start in range(0, len(entries), ACK_BATCH):
             some = entries[start : start + ACK_BATCH]
-            async with _door("delete stored blocks", 10):
-                await _answer(
+            async with door("delete stored blocks", 10):
+                await answer_of(
                     self._redis.fcall(
                         "lw_ack",
                         1,
@@ -334,7 +334,7 @@ class Reader:
         Raises:
             UnavailableError: the journal did not answer.
         """
-        async with _door("answer", 5):
+        async with door("answer", 5):
             answer = await command(
                 self._redis, "XPENDING", self._stream(pipeline), names.CONSUMER_GROUP
             )
@@ -347,8 +347,8 @@ class Reader:
         Raises:
             UnavailableError: the journal did not answer.
         """
-        async with _door("answer", 5):
-            return int(await _answer(self._redis.xlen(self._stream(pipeline))))
+        async with door("answer", 5):
+            return int(await answer_of(self._redis.xlen(self._stream(pipeline))))
 
     async def close(self) -> None:
         """Close all connections."""
@@ -363,7 +363,8 @@ def _pairs(answer: Any) -> list[tuple[bytes, Any]]:  # noqa: ANN401 - a raw repl
     return list(answer.items()) if isinstance(answer, dict) else [(s, e) for s, e in answer]
 
 
-def _entries(raw: Any) -> list[Entry]:  # noqa: ANN401 - a raw reply of Redis
+def entries_of(raw: Any) -> list[Entry]:  # noqa: ANN401 - a raw reply of Redis
+    """Return the entries of a reply, in its order."""
     return [_entry(entry_id, fields) for entry_id, fields in raw or []]
 
 
@@ -388,8 +389,8 @@ async def counters(client: redis.Redis, tenant: TenantId, pipeline: PipelineId) 
         UnavailableError: the journal did not answer.
     """
     key = names.journal_pipeline(tenant, pipeline) + "c"
-    async with _door("answer", 5):
-        values = await _answer(client.hmget(key, ["bytes", "accepted", "inflight"]))
+    async with door("answer", 5):
+        values = await answer_of(client.hmget(key, ["bytes", "accepted", "inflight"]))
     return Counters(*(int(value or 0) for value in values))
 
 
@@ -398,6 +399,6 @@ async def command(client: redis.Redis, *words: str | int) -> Any:  # noqa: ANN40
     return await client.execute_command(*words)  # type: ignore[no-untyped-call]  # has no types
 
 
-async def _answer(pending: Awaitable[Any] | Any) -> Any:  # noqa: ANN401 - redis-py's own types
+async def answer_of(pending: Awaitable[Any] | Any) -> Any:  # noqa: ANN401 - redis-py's own types
     """Await what redis-py types as "awaitable or value"."""
     return await pending
