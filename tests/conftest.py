@@ -43,9 +43,7 @@ def roots() -> provision.Roots:
 @pytest.fixture(scope="session")
 def postgres(servers_folder: Path, roots: provision.Roots) -> Iterator[Postgres]:
     """A running PostgreSQL with the platform's logins and the control schema."""
-    server = Postgres(
-        servers_folder / "postgres", servers.free_port(), "super", accounts.choose()
-    )
+    server = Postgres(servers_folder / "postgres", servers.free_port(), "super", accounts.choose())
     server.start(servers_folder / "postgres.log")
     provision.bootstrap_store(server.url(), roots)
     provision.upgrade_control(world.operator_conninfo(server, roots))

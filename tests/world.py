@@ -85,9 +85,7 @@ class Tenant:
         return store.conninfo(self.store_server, self.store_login(kind), "logweir test")
 
     def appender(self) -> journal.Appender:
-        return self._keep(
-            journal.Appender(self.journal_server, self.journal_login("in"), self.id)
-        )
+        return self._keep(journal.Appender(self.journal_server, self.journal_login("in"), self.id))
 
     def journal_reader(self, consumer: str = "c0") -> journal.Reader:
         return self._keep(
@@ -152,7 +150,10 @@ class Tenant:
 
         one = delivery(self.id, pipeline or self.pipeline, records)
         await self.store().commit(
-            pipeline or self.pipeline, [one], now_ns=time.time_ns(), retention_days=3650
+            pipeline or self.pipeline,
+            [one],
+            now_ns=time.time_ns(),
+            retention_days=self.row.retention_days,
         )
         return [one.uuid]
 

@@ -13,9 +13,7 @@ from logweir.query.search import search
 
 
 def pipelines(tenant: Tenant) -> dict:
-    return {
-        one.id: access.Pipeline(one.id, name, 30) for name, one in tenant.pipelines.items()
-    }
+    return {one.id: access.Pipeline(one.id, name, 30) for name, one in tenant.pipelines.items()}
 
 
 async def find(tenant: Tenant, text: str, limit: int = 100, **options):

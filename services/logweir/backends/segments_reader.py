@@ -164,8 +164,17 @@ class Snapshot:
             " where s.min_ts >= %s and s.min_ts < %s and s.max_ts >= p.low",
             [list(lows_ns), list(lows_ns.values()), floor_ns, high_ns],
         )
-        table = np.array(rows, np.int64).reshape(-1, 6)
-        return Keys(*(np.ascontiguousarray(table[:, column]) for column in range(6)))
+        return _keys(rows)
+
+    async def keys_created_since(self, pipelines: Sequence[PipelineId], since_ms: int) -> Keys:
+        """Return the segments of these pipelines that were made since then, merged ones too."""
+        rows = await self._rows(
+            "select s.id, s.pipeline::int8, s.min_ts, s.max_ts, 0::int8, -1::int8"
+            " from {}.segments s where s.pipeline = any(%s)"
+            " and s.created_at >= to_timestamp(%s / 1000.0)",
+            [list(pipelines), since_ms],
+        )
+        return _keys(rows)
 
     async def _floor_ns(self, low_ns: int) -> int:
         """The beginning of the partition that holds `low_ns`: no segment crosses a partition, so
@@ -238,6 +247,11 @@ class Snapshot:
         query = sql.SQL(text).format(sql.Identifier(self._schema), *names)
         cursor = await self._connection.execute(query, values, binary=True)
         return await cursor.fetchall()
+
+
+def _keys(rows: Sequence[tuple[int, ...]]) -> Keys:
+    table = np.array(rows, np.int64).reshape(-1, 6)
+    return Keys(*(np.ascontiguousarray(table[:, column]) for column in range(6)))
 
 
 def _span(min_ts: Sequence[int]) -> tuple[int, int]:

@@ -13,7 +13,9 @@ import msgspec
 
 from logweir.core import errors
 
-_SHORT_RANDOM_BITS = 22
+SHORT_RANDOM_BITS = 22
+"""Random bits of a short form; above them stand its milliseconds."""
+
 _MS_MASK = (1 << 42) - 1
 
 
@@ -32,13 +34,13 @@ def time_ms(block: bytes) -> int:
 
 def short(block: bytes) -> int:
     """The block's short form of 64 bits; grows with time, and is part of every record's id."""
-    random_bits = int.from_bytes(block[-3:], "big") & ((1 << _SHORT_RANDOM_BITS) - 1)
-    return (time_ms(block) & _MS_MASK) << _SHORT_RANDOM_BITS | random_bits
+    random_bits = int.from_bytes(block[-3:], "big") & ((1 << SHORT_RANDOM_BITS) - 1)
+    return (time_ms(block) & _MS_MASK) << SHORT_RANDOM_BITS | random_bits
 
 
 def short_time_ms(value: int) -> int:
     """The milliseconds in a short form."""
-    return value >> _SHORT_RANDOM_BITS
+    return value >> SHORT_RANDOM_BITS
 
 
 class Receipt(msgspec.Struct, frozen=True, order=True):

@@ -35,6 +35,7 @@ class Tenant(msgspec.Struct, frozen=True):
     is_deleting: bool
     reader_slot: str
     reader_revision: int
+    redis_revision: int
     ingest_revision: int
     access_revision: int
     concurrency: int

@@ -14,10 +14,10 @@ import msgspec
 from logweir.backends.segments_reader import LedgerRow, Reader
 from logweir.core import settle
 from logweir.core.ids import Receipt
-from logweir.core.names import PipelineId, TenantId
+from logweir.core.names import PipelineId
 
-IsBuffered = Callable[[TenantId, PipelineId | None, Receipt], Awaitable[bool]]
-"""Whether the journal of a pipeline (None: of any of the tenant's) holds a receipt's block."""
+IsBuffered = Callable[[], Awaitable[bool]]
+"""Asks the journal whether it holds the receipt's block."""
 
 _NUMBERS: Final = 4
 
@@ -28,11 +28,6 @@ class ReceiptState(msgspec.Struct, frozen=True):
     receipt: str
     state: str
     counts: settle.Outcome | None
-
-
-async def journal_not_read(tenant: TenantId, pipeline: PipelineId | None, receipt: Receipt) -> bool:
-    """Say of each receipt that it is not buffered; for a role without a journal."""
-    return False
 
 
 def outcome(row: LedgerRow, index: int) -> settle.Outcome | None:
@@ -51,33 +46,25 @@ def state(counts: settle.Outcome) -> str:
 
 
 async def look_up(
-    reader: Reader,
-    is_buffered: IsBuffered,
-    tenant: TenantId,
-    pipeline: PipelineId | None,
-    receipt: Receipt,
+    reader: Reader, is_buffered: IsBuffered, pipeline: PipelineId | None, receipt: Receipt
 ) -> ReceiptState:
     """Return where a request is now.
 
     Args:
         reader: of the tenant's store.
-        is_buffered: asks the journal.
-        tenant: whose receipt it is.
+        is_buffered: asks the tenant's journal.
         pipeline: the only one that the key may see; None for all.
         receipt: names the request.
 
     Raises:
-        UnavailableError: the store does not answer.
+        UnavailableError: the store or the journal does not answer.
     """
     found = await _in_ledger(reader, pipeline, receipt)
-    if found is None and await is_buffered(tenant, pipeline, receipt):
+    if found is None:
+        buffered = await is_buffered()
         found = await _in_ledger(reader, pipeline, receipt)
         if found is None:
-            return ReceiptState(str(receipt), "buffered", None)
-    elif found is None:
-        found = await _in_ledger(reader, pipeline, receipt)
-    if found is None:
-        return ReceiptState(str(receipt), "unknown", None)
+            return ReceiptState(str(receipt), "buffered" if buffered else "unknown", None)
     return ReceiptState(str(receipt), state(found), found)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -66,7 +66,7 @@ def ndjson(records: Iterable[Record], end: object) -> bytes:
     return b"\n".join(lines) + b"\n"
 
 
-def page(records: Iterable[Record], end: dict[str, object]) -> bytes:
+def page(records: Iterable[Record], end: Mapping[str, object]) -> bytes:
     """Return one JSON object: the records, then the members of `end`."""
     joined = b",".join(record_json(record) for record in records)
     return b'{"records":[' + joined + b"]," + _encoder.encode(end)[1:]

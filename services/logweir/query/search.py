@@ -216,7 +216,7 @@ def _read_records(
         row = int(ids.row[place])
         records[place] = Record(
             id=ids.id(place),
-            labels=one.label_sets[int(label_set[row])],
+            labels=state.plan.shown(one.head.pipeline, one.label_sets[int(label_set[row])]),
             message=texts["message"].text(row).decode(),
             trace_id=texts["trace"].text(row).decode(),
             span_id=texts["span"].text(row).decode(),

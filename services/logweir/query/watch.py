@@ -54,6 +54,7 @@ def _tenant(row: control.Tenant, pipelines: dict[Any, access.Pipeline]) -> acces
         is_deleting=row.state == "deleting",
         reader_slot=row.reader_slot,
         reader_revision=row.reader_revision,
+        redis_revision=row.redis_revision,
         ingest_revision=row.ingest_revision,
         access_revision=row.access_revision,
         concurrency=_quota(quotas, "queryConcurrency", DEFAULT_CONCURRENCY),

@@ -80,3 +80,9 @@ def configure(
     logging.captureWarnings(True)
     for noisy in ("uvicorn.error", "uvicorn.access", "websockets", "psycopg.pool"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").addFilter(_is_no_refused_handshake)
+
+
+def _is_no_refused_handshake(record: logging.LogRecord) -> bool:
+    """False for uvicorn's complaint about a WebSocket that was answered with a plain 401."""
+    return "without completing handshake" not in str(record.msg)

@@ -1,0 +1,120 @@
+"""The open doors of the tenants that are being read: a store's reader and a tail hub each.
+
+Made at the first query of a tenant with the logins that its row names, made anew when these are
+rotated, closed when the tenant is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+
+import msgspec
+
+from logweir.backends.journal_tail import TailReader
+from logweir.backends.segments_reader import Reader
+from logweir.core import errors, keys, names
+from logweir.core.binding import Login, QueryBinding
+from logweir.core.names import TenantId
+from logweir.query.access import Directory, Tenant
+from logweir.query.hub import Hub
+
+BUSY_RETRY_S = 1.0
+
+
+class Doors(msgspec.Struct, eq=False):
+    """One tenant's doors, and how many queries are in them. `version` names the logins."""
+
+    version: object
+    reader: Reader
+    hub: Hub
+    running: int = 0
+
+
+class Tenants:
+    """All tenants' doors; `bind` before use."""
+
+    def __init__(self) -> None:
+        self._binding: QueryBinding | None = None
+        self._doors: dict[TenantId, Doors] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def bind(self, binding: QueryBinding) -> None:
+        """Open doors to these servers with these roots from now on."""
+        self._binding = binding
+        for tenant in list(self._doors):
+            self._close(tenant)
+
+    def doors(self, tenant: Tenant) -> Doors:
+        """Return the tenant's doors; nothing connects before they are used.
+
+        Raises:
+            UnavailableError: the role has no binding yet.
+        """
+        if self._binding is None:
+            raise errors.UnavailableError("The query role has no binding yet.")
+        version = (tenant.reader_slot, tenant.reader_revision, tenant.redis_revision)
+        found = self._doors.get(tenant.id)
+        if found is not None and found.version != version:
+            self._close(tenant.id)
+            found = None
+        if found is None:
+            found = self._doors[tenant.id] = _open(self._binding, tenant, version)
+        return found
+
+    @contextlib.contextmanager
+    def query(self, tenant: Tenant) -> Iterator[Doors]:
+        """Count a query of the tenant while it runs.
+
+        Raises:
+            OverLimitError: the tenant runs as many as it may.
+        """
+        doors = self.doors(tenant)
+        if doors.running >= tenant.concurrency:
+            raise errors.OverLimitError(
+                f"{doors.running} queries of this tenant are running, as many as may.",
+                retry_after_s=BUSY_RETRY_S,
+                hint="Wait for them; the bound is quotas.queryConcurrency.",
+            )
+        doors.running += 1
+        try:
+            yield doors
+        finally:
+            doors.running -= 1
+
+    def forget_others(self, directory: Directory) -> None:
+        """Close the doors of tenants that are not in the directory any more."""
+        for tenant in self._doors.keys() - directory.tenants.keys():
+            self._close(tenant)
+
+    def _close(self, tenant: TenantId) -> None:
+        doors = self._doors.pop(tenant)
+        task = asyncio.create_task(_close(doors))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def close(self) -> None:
+        """Close all doors."""
+        for tenant in list(self._doors):
+            self._close(tenant)
+        await asyncio.gather(*self._closing)
+
+
+async def _close(doors: Doors) -> None:
+    await doors.hub.close()
+    await doors.reader.close()
+
+
+def _open(binding: QueryBinding, tenant: Tenant, version: object) -> Doors:
+    root = bytes.fromhex(binding.read_root)
+    login = names.login(tenant.id, "r", "b" if tenant.reader_slot == "b" else "a")
+    secret = keys.password(root, tenant.id, login, tenant.reader_revision)
+    reader = Reader(
+        binding.store, Login(login, secret), tenant.id, max_connections=tenant.concurrency
+    )
+    user = names.redis_user(tenant.id, "tail")
+    secret = keys.password(root, tenant.id, user, tenant.redis_revision)
+    return Doors(
+        version, reader, Hub(TailReader(binding.journal, Login(user, secret), tenant.id), reader)
+    )
