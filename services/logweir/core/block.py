@@ -18,14 +18,14 @@ import itertools
 import struct
 from array import array
 from collections.abc import Sequence
-from typing import Final
+from typing import Annotated, Final
 
 import google_crc32c
 import msgspec
 import numpy as np
 import zstandard
 
-from logweir.core import bounds, columns, errors, ids
+from logweir.core import bounds, columns, errors, frames, ids
 from logweir.core.columns import Columns
 from logweir.core.names import PipelineId, TenantId
 from logweir.core.record import Labels
@@ -51,9 +51,17 @@ _MAX_BODY_BYTES = 8 * bounds.MAX_DECODED_BYTES
 """No block decompresses to more; what claims to is not ours."""
 
 _compressor = zstandard.ZstdCompressor(level=LEVEL)
-_decompressor = zstandard.ZstdDecompressor()
 _label_sets_encoder = msgspec.msgpack.Encoder()
 _label_sets_decoder = msgspec.msgpack.Decoder(tuple[Labels, ...])
+_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError)
+"""What msgspec raises for bytes that it cannot read."""
+
+# The store holds these as int8: a header that claims more is refused when it is read.
+Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+Int64 = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+Uuid = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+Hash = Annotated[bytes, msgspec.Meta(max_length=16)]
+Lengths = Annotated[tuple[Count, ...], msgspec.Meta(min_length=len(_ORDER), max_length=len(_ORDER))]
 
 
 class Request(msgspec.Struct, frozen=True, array_like=True):
@@ -65,14 +73,14 @@ class Request(msgspec.Struct, frozen=True, array_like=True):
     the decompressed body (int64), `size_bytes` its length.
     """
 
-    records: int
-    expired: int
-    size_bytes: int
-    fingerprint: int
-    key: bytes = b""
-    producer: bytes = b""
-    epoch: int = 0
-    sequence: int = 0
+    records: Count
+    expired: Count
+    size_bytes: Count
+    fingerprint: Int64
+    key: Hash = b""
+    producer: Hash = b""
+    epoch: Count = 0
+    sequence: Count = 0
 
     @property
     def accepted(self) -> int:
@@ -83,12 +91,12 @@ class Request(msgspec.Struct, frozen=True, array_like=True):
 class Header(msgspec.Struct, frozen=True, array_like=True):
     """What a block says about itself. `uuid` is a UUIDv7, `refused` counts refusals by reason."""
 
-    uuid: bytes
+    uuid: Uuid
     tenant: TenantId
     pipeline: PipelineId
     requests: tuple[Request, ...]
-    lengths: tuple[int, ...]
-    refused: dict[str, int]
+    lengths: Lengths
+    refused: dict[str, Count]
 
     @property
     def accepted(self) -> int:
@@ -208,11 +216,8 @@ def decode(data: bytes) -> tuple[Header, Columns]:
         FormatError: it is no block, or damaged.
     """
     found, body = _open(data)
-    try:
-        content = _decompressor.decompress(body, max_output_size=_MAX_BODY_BYTES)
-    except zstandard.ZstdError as cause:
-        raise errors.FormatError(f"The block's columns do not decompress: {cause}.") from cause
-    if len(content) != sum(found.lengths) or len(found.lengths) != len(_ORDER):
+    content = frames.decompress(body, "The block's body", max_bytes=_MAX_BODY_BYTES)
+    if len(content) != sum(found.lengths):
         raise errors.FormatError(
             f"The block has {len(content)} bytes of columns, its header says {found.lengths}."
         )
@@ -221,6 +226,7 @@ def decode(data: bytes) -> tuple[Header, Columns]:
         name: content[start : start + length]
         for name, start, length in zip(_ORDER, cuts, found.lengths, strict=False)
     }
+    _check_sizes(found, column)
     return found, _columns(found, column)
 
 
@@ -234,39 +240,57 @@ def _open(data: bytes) -> tuple[Header, memoryview]:
             hint="Run the newer version of the collectors again.",
         )
     view = memoryview(data)
-    if google_crc32c.value(bytes(view[8:])) != crc:
+    if version < 1 or google_crc32c.value(bytes(view[8:])) != crc:
         raise errors.FormatError("The block's checksum does not match its content.")
     try:
         found = msgspec.msgpack.decode(view[12 : 12 + header_length], type=Header)
-    except msgspec.MsgspecError as cause:
+    except _UNREADABLE as cause:
         raise errors.FormatError(f"The block's header cannot be read: {cause}.") from cause
+    if not all(len(r.key) in (0, 16) and len(r.producer) in (0, 16) for r in found.requests):
+        raise errors.FormatError("The block's header has a key or a producer of a wrong length.")
     return found, view[12 + header_length :]
+
+
+def _check_sizes(found: Header, column: dict[str, bytes]) -> None:
+    n = found.records
+    sizes = {name: len(column[name]) for name in ("time", "label_set", "flags")}
+    if sizes["time"] != 8 * n or sizes["label_set"] != 4 * n or sizes["flags"] not in (0, n):
+        raise errors.FormatError(f"The block's columns do not all have {n} records: {sizes}.")
+    for name in columns.TEXTS:
+        text = column[name]
+        if text and columns.count(text) != n:
+            raise errors.FormatError(f"The block's column {name} does not have {n} texts.")
+        if not (text.isascii() or _is_utf8(text)):
+            raise errors.FormatError(f"The block's column {name} is not UTF-8.")
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _columns(found: Header, column: dict[str, bytes]) -> Columns:
     n = found.records
-    time_ns = np.frombuffer(column["time"], np.int64)
     label_set = np.frombuffer(column["label_set"], np.uint32)
-    flags = np.frombuffer(column["flags"] or bytes(n), np.uint8)
-    texts = {name: column[name] for name in columns.TEXTS}
-    for name, text in texts.items():
-        texts[name] = text if text.strip(columns.SEPARATOR) else b""
-        if text and text.count(columns.SEPARATOR) != n - 1:
-            raise errors.FormatError(f"The block's column {name} does not have {n} texts.")
-    label_sets = _label_sets_decoder.decode(column["label_sets"])
-    if not n == len(time_ns) == len(label_set) == len(flags):
-        raise errors.FormatError(f"The block's columns do not all have {n} records.")
+    try:
+        label_sets = _label_sets_decoder.decode(column["label_sets"])
+    except _UNREADABLE as cause:
+        raise errors.FormatError(f"The block's label sets cannot be read: {cause}.") from cause
     if n and int(label_set.max()) >= len(label_sets):
         raise errors.FormatError("The block names a label set that it does not hold.")
+    texts = {name: column[name] for name in columns.TEXTS}
     return Columns(
         n=n,
-        time_ns=time_ns,
+        time_ns=np.frombuffer(column["time"], np.int64),
         label_set=label_set,
         label_sets=label_sets,
-        flags=flags,
+        flags=np.frombuffer(column["flags"] or bytes(n), np.uint8),
         block=np.full(n, ids.short(found.uuid), np.uint64),
         index=np.arange(n, dtype=np.uint32),
-        **texts,
+        **{name: t if t.strip(columns.SEPARATOR) else b"" for name, t in texts.items()},
     )
 
 

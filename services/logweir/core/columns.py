@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from logweir.core import errors
 from logweir.core.record import Labels
 
 Int64s = npt.NDArray[np.int64]
@@ -65,17 +66,38 @@ def join(texts: Sequence[bytes]) -> bytes:
     return b"" if len(joined) == len(texts) - 1 else joined
 
 
+def count(column: bytes) -> int:
+    """Return how many texts a column has that is not empty."""
+    return 1 + len(column) - int(np.count_nonzero(np.frombuffer(column, np.uint8)))
+
+
 def split(column: bytes, n: int) -> list[bytes]:
-    """Return the n texts of a column: the inverse of `join`."""
-    return column.split(SEPARATOR) if column else [b""] * n
+    """Return the n texts of a column: the inverse of `join`.
+
+    Raises:
+        FormatError: it has another number of texts.
+    """
+    texts = column.split(SEPARATOR) if column else [b""] * n
+    _check_count(len(texts), n)
+    return texts
 
 
 def ends(column: bytes, n: int) -> Int64s:
-    """Return where each of the n texts ends, shape (n,): the NULs, and the column's end."""
+    """Return where each of the n texts ends, shape (n,): the NULs, and the column's end.
+
+    Raises:
+        FormatError: it has another number of texts.
+    """
     if not column:
         return np.zeros(n, np.int64)
     nuls = np.flatnonzero(np.frombuffer(column, np.uint8) == 0)
+    _check_count(len(nuls) + 1, n)
     return np.append(nuls, len(column)).astype(np.int64, copy=False)
+
+
+def _check_count(found: int, n: int) -> None:
+    if found != n:
+        raise errors.FormatError(f"A column has {found} texts, not {n}.")
 
 
 def concat(parts: Sequence[Columns]) -> Columns:
@@ -112,13 +134,13 @@ def _join_label_sets(parts: Sequence[Columns]) -> tuple[tuple[Labels, ...], UInt
 
 def select(columns: Columns, keep: Bools) -> Columns:
     """Return the records where `keep`, shape (n,), is true; label sets that are left only."""
-    count = int(np.count_nonzero(keep))
-    if count == columns.n:
+    kept = int(np.count_nonzero(keep))
+    if kept == columns.n:
         return columns
     flags = keep.tolist()
     label_sets, label_set = _compact_label_sets(columns.label_sets, columns.label_set[keep])
     return Columns(
-        n=count,
+        n=kept,
         time_ns=columns.time_ns[keep],
         label_set=label_set,
         label_sets=label_sets,
@@ -127,7 +149,7 @@ def select(columns: Columns, keep: Bools) -> Columns:
         index=columns.index[keep],
         **{
             name: join(list(itertools.compress(split(getattr(columns, name), columns.n), flags)))
-            if getattr(columns, name) and count
+            if getattr(columns, name) and kept
             else b""
             for name in TEXTS
         },

@@ -33,7 +33,7 @@ import numpy as np
 import numpy.typing as npt
 import zstandard
 
-from logweir.core import columns, errors
+from logweir.core import columns, errors, frames
 from logweir.core import filter as segment_filter
 from logweir.core.columns import Columns, Int64s
 from logweir.core.names import PipelineId
@@ -61,8 +61,8 @@ MINUTE_NS: Final = 60_000_000_000
 
 _ABSENT, _TEXT, _DELTA32, _DELTA64, _PLANES, _HEX = range(6)
 _ENTRY = struct.Struct("<BII")
-_decompressor = zstandard.ZstdDecompressor()
 _MAX_COLUMN_BYTES: Final = 1 << 30
+_MAX_ID_BYTES: Final = 32
 _labels_encoder = msgspec.json.Encoder()
 _labels_decoder = msgspec.json.Decoder(tuple[Labels, ...])
 
@@ -144,7 +144,7 @@ def places(layout: bytes, codec_version: int) -> dict[str, Place]:
     """Return the place of each column.
 
     Raises:
-        UnknownVersionError: a newer program wrote the segment.
+        UnknownVersionError: a newer program wrote the segment, or one of its columns.
         FormatError: the layout is damaged.
     """
     if codec_version > VERSION:
@@ -154,6 +154,10 @@ def places(layout: bytes, codec_version: int) -> dict[str, Place]:
     if len(layout) != _ENTRY.size * len(COLUMNS):
         raise errors.FormatError(f"A segment's layout of {len(layout)} bytes is damaged.")
     entries = list(_ENTRY.iter_unpack(layout))
+    if any(codec > _HEX for codec, _, _ in entries):
+        raise errors.UnknownVersionError("A segment's column has a codec of a newer program.")
+    if any(codec == _ABSENT and length for codec, length, _ in entries):
+        raise errors.FormatError("A segment's layout has bytes for a column that holds nothing.")
     offsets = itertools.accumulate((length for _, length, _ in entries), initial=0)
     return {
         name: Place(codec, offset, length, crc)
@@ -162,8 +166,15 @@ def places(layout: bytes, codec_version: int) -> dict[str, Place]:
 
 
 def label_sets(data: bytes) -> tuple[Labels, ...]:
-    """Return the label sets of a segment's row."""
-    return _labels_decoder.decode(data)
+    """Return the label sets of a segment's row.
+
+    Raises:
+        FormatError: the bytes are damaged.
+    """
+    try:
+        return _labels_decoder.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as cause:
+        raise errors.FormatError(f"A segment's label sets cannot be read: {cause}.") from cause
 
 
 def decode(segment: Segment) -> Columns:
@@ -173,6 +184,8 @@ def decode(segment: Segment) -> Columns:
         UnknownVersionError, FormatError: as `places` and `column` say.
     """
     where = places(segment.layout, segment.codec)
+    if segment.n < 1:
+        raise errors.FormatError(f"A segment of {segment.n} records.")
     body = memoryview(segment.body)
     raw = {name: bytes(body[p.offset : p.offset + p.length]) for name, p in where.items()}
     return decode_columns(segment.n, where, raw, label_sets(segment.label_sets))
@@ -184,18 +197,27 @@ def decode_columns(
     """Return n records of which some columns were read; a column not in `raw` comes out empty.
 
     `raw` holds a column's bytes as they stand in the body.
+
+    Raises:
+        FormatError: a column is damaged, or does not fit the others.
     """
 
     def text(name: str) -> bytes:
-        return column_text(where[name], raw[name], n) if name in raw else b""
+        found = column_text(where[name], raw[name], n) if name in raw else b""
+        if found and columns.count(found) != n:
+            raise errors.FormatError(f"A segment's column {name} does not have {n} texts.")
+        return found
 
     def numbers(name: str) -> Int64s:
         return column_numbers(where[name], raw[name], n) if name in raw else np.zeros(n, np.int64)
 
+    label_set = numbers("label_set").astype(np.uint32)
+    if "label_set" in raw and int(label_set.max()) >= len(labels):
+        raise errors.FormatError("A segment names a label set that it does not hold.")
     return Columns(
         n=n,
         time_ns=numbers("time"),
-        label_set=numbers("label_set").astype(np.uint32),
+        label_set=label_set,
         label_sets=labels,
         message=text("message"),
         trace=text("trace"),
@@ -236,20 +258,14 @@ def column_numbers(place: Place, raw: bytes, n: int) -> Int64s:
     if place.codec in (_DELTA32, _DELTA64):
         return _decode_deltas(data, n, 4 if place.codec == _DELTA32 else 8)
     if place.codec == _PLANES:
-        width = data[0]
-        planes = np.frombuffer(data, np.uint8, offset=1).reshape(width, n)
-        kind: npt.DTypeLike = {1: np.uint8, 2: np.uint16, 4: np.uint32}[width]
-        return np.ascontiguousarray(planes.T).view(kind).reshape(n).astype(np.int64)
+        return _decode_planes(data, n)
     raise errors.FormatError(f"Codec {place.codec} is not one of numbers.")
 
 
 def _decompress(place: Place, raw: bytes) -> bytes:
     if len(raw) != place.length or google_crc32c.value(raw) != place.crc:
         raise errors.FormatError("A segment's column does not match its checksum.")
-    try:
-        return _decompressor.decompress(raw, max_output_size=_MAX_COLUMN_BYTES)
-    except zstandard.ZstdError as cause:
-        raise errors.FormatError(f"A segment's column does not decompress: {cause}.") from cause
+    return frames.decompress(raw, "A segment's column", max_bytes=_MAX_COLUMN_BYTES)
 
 
 def _text(column: bytes) -> tuple[int, bytes]:
@@ -266,6 +282,8 @@ def _deltas(values: Int64s) -> tuple[int, bytes]:
 
 
 def _decode_deltas(data: bytes, n: int, width: int) -> Int64s:
+    if n < 1 or len(data) != 8 + width * (n - 1):
+        raise errors.FormatError(f"A segment's column of numbers does not have {n} of them.")
     planes = np.frombuffer(data, np.uint8, offset=8).reshape(width, n - 1)
     kind: npt.DTypeLike = np.uint32 if width == 4 else np.uint64
     zigzag = np.ascontiguousarray(planes.T).view(kind).reshape(n - 1).astype(np.uint64)
@@ -290,14 +308,23 @@ def _planes(values: npt.NDArray[np.unsignedinteger]) -> tuple[int, bytes]:
     return _PLANES, b"\4" + _byte_planes(values.astype(np.uint32), 4)
 
 
+def _decode_planes(data: bytes, n: int) -> Int64s:
+    kinds: dict[int, npt.DTypeLike] = {1: np.uint8, 2: np.uint16, 4: np.uint32}
+    width = data[0] if data else 0
+    if width not in kinds or len(data) != 1 + width * n:
+        raise errors.FormatError(f"A segment's column of numbers does not have {n} of them.")
+    planes = np.frombuffer(data, np.uint8, offset=1).reshape(width, n)
+    return np.ascontiguousarray(planes.T).view(kinds[width]).reshape(n).astype(np.int64)
+
+
 def _hex_ids(column: bytes, n: int) -> tuple[int, bytes]:
-    """Ids of one even length as raw bytes, half of their text; any other mix as text."""
+    """Lower-case ids of one even length as raw bytes, half of their text; any other as text."""
     if not column:
         return _ABSENT, b""
     texts = columns.split(column, n)
     sizes = set(map(len, texts)) - {0}
     size = sizes.pop()
-    if sizes or size % 2 or size > 64:
+    if sizes or size % 2 or size > 2 * _MAX_ID_BYTES or column != column.lower():
         return _TEXT, column
     try:
         raw = binascii.unhexlify(column.replace(columns.SEPARATOR, b""))
@@ -308,14 +335,16 @@ def _hex_ids(column: bytes, n: int) -> tuple[int, bytes]:
 
 
 def _decode_hex(data: bytes, n: int) -> bytes:
-    size = data[0]
+    size = data[0] if data else 0
     bitmap_bytes = (n + 7) // 8
+    if not 1 <= size <= _MAX_ID_BYTES or len(data) < 1 + bitmap_bytes:
+        raise errors.FormatError("A segment's column of ids is damaged.")
     has_id = np.unpackbits(np.frombuffer(data, np.uint8, bitmap_bytes, 1), count=n).tolist()
     raw = data[1 + bitmap_bytes :]
     if len(raw) != size * sum(has_id):
         raise errors.FormatError("A segment's column of ids has another number than its bitmap.")
     if all(has_id):
-        return binascii.hexlify(raw, b"\0", size)[:] if size else b""
+        return binascii.hexlify(raw, columns.SEPARATOR, size)
     texts = iter([raw[i : i + size].hex().encode() for i in range(0, len(raw), size)])
     return columns.join([next(texts) if has else b"" for has in has_id])
 
@@ -338,7 +367,9 @@ def encode_counts(time_ns: Int64s, label_set: columns.UInt32s) -> bytes:
     sets = int(label_set.max()) + 1
     keys, count = np.unique((minute - first) * sets + label_set, return_counts=True)
     rows = np.stack([keys // sets + first, keys % sets, count])
-    return zstandard.ZstdCompressor(level=HOT_LEVEL).compress(rows.astype("<i8").tobytes())
+    # Counts have no place in the layout, so their frame carries the checksum.
+    compressor = zstandard.ZstdCompressor(level=HOT_LEVEL, write_checksum=True)
+    return compressor.compress(rows.astype("<i8").tobytes())
 
 
 def decode_counts(data: bytes) -> Counts:
@@ -347,11 +378,10 @@ def decode_counts(data: bytes) -> Counts:
     Raises:
         FormatError: the bytes are damaged.
     """
-    try:
-        raw = _decompressor.decompress(data, max_output_size=_MAX_COLUMN_BYTES)
-        minute, label_set, count = np.frombuffer(raw, "<i8").reshape(3, -1)
-    except (zstandard.ZstdError, ValueError) as cause:
-        raise errors.FormatError(f"A segment's counts cannot be read: {cause}.") from cause
+    raw = frames.decompress(data, "A segment's counts", max_bytes=_MAX_COLUMN_BYTES)
+    if not raw or len(raw) % (3 * 8):
+        raise errors.FormatError(f"A segment's counts of {len(raw)} bytes are damaged.")
+    minute, label_set, count = np.frombuffer(raw, "<i8").reshape(3, -1)
     return Counts(minute, label_set, count)
 
 

@@ -1,0 +1,26 @@
+"""zstd frames of stored bytes, opened without trust in what they claim. Pure."""
+
+from __future__ import annotations
+
+import zstandard
+
+from logweir.core import errors
+
+_decompressor = zstandard.ZstdDecompressor()
+
+
+def decompress(frame: bytes | memoryview, what: str, *, max_bytes: int) -> bytes:
+    """Return the content of one whole frame; `what` names it in errors.
+
+    The content's size stands in the frame, and is looked at before memory is taken for it.
+
+    Raises:
+        FormatError: it is no frame, damaged, claims more than `max_bytes`, or has bytes behind it.
+    """
+    try:
+        size_bytes = zstandard.frame_content_size(frame)
+        if not 0 <= size_bytes <= max_bytes:
+            raise errors.FormatError(f"{what} claims {size_bytes} bytes, the most is {max_bytes}.")
+        return _decompressor.decompress(frame, allow_extra_data=False)
+    except zstandard.ZstdError as cause:
+        raise errors.FormatError(f"{what} does not decompress: {cause}.") from cause
