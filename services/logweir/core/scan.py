@@ -11,6 +11,7 @@ over the whole column finds the same records.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from functools import cached_property
 from typing import Final, Protocol
 
@@ -25,6 +26,9 @@ MAX_BLOCK: Final = (1 << 64) - 1
 MAX_INDEX: Final = (1 << 32) - 1
 _SPARSE: Final = 16
 """Below one candidate in so many records each one is looked at alone."""
+_PIECE_BYTES: Final = 4 << 10
+"""Texts that a regular expression runs over at once. For each match `a.*b` runs on to the end of
+what it is given: of a whole column, all matches together would take the square of its size."""
 
 
 class Match(Protocol):
@@ -33,15 +37,14 @@ class Match(Protocol):
     def start(self) -> int:
         """Return the first byte of the match."""
 
-    def end(self) -> int:
-        """Return the byte after the match."""
-
 
 class Pattern(Protocol):
     """A compiled regular expression over bytes, with RE2's promise of linear time."""
 
-    def search(self, text: bytes, pos: int = 0) -> Match | None:
-        """Return the leftmost match at or after `pos`."""
+    def search(
+        self, text: bytes, pos: int | None = None, endpos: int | None = None
+    ) -> Match | None:
+        """Return the leftmost match in [`pos`, `endpos`)."""
 
 
 class Texts:
@@ -114,29 +117,33 @@ class Texts:
             if len(rows) and pattern.search(b""):
                 found[rows] = True
         elif edge_blind and len(rows) * _SPARSE >= self.n:
-            found[self._search_column(pattern)] = True
+            found[self._search_pieces(pattern)] = True
             found &= among
         else:
-            search, column = pattern.search, self._column
-            bounds = zip(
-                rows.tolist(), self.starts[rows].tolist(), self.ends[rows].tolist(), strict=True
-            )
-            found[[row for row, low, high in bounds if search(column[low:high])]] = True
+            found[self._search_each(pattern, rows)] = True
         return found
 
-    def _search_column(self, pattern: Pattern) -> list[int]:
-        """Rows with a match. A match that leaves its text says only where to look again: the
-        text that it began in is searched alone, and the search goes on behind that text."""
-        column, ends = self._column, self.ends
+    def _search_each(self, pattern: Pattern, rows: Int64s) -> list[int]:
+        """Those of these rows whose text has a match."""
+        search, column = pattern.search, self._column
+        bounds = zip(
+            rows.tolist(), self.starts[rows].tolist(), self.ends[rows].tolist(), strict=True
+        )
+        return [row for row, low, high in bounds if search(column[low:high])]
+
+    def _search_pieces(self, pattern: Pattern) -> list[int]:
+        """Rows with a match. A match in a piece of the column may leave its text, so it says only
+        that no text before it has one; from there on each text of the piece is searched alone."""
+        column, ends = self._column, self.ends.tolist()
         rows = []
         at = 0
-        while (match := pattern.search(column, at)) is not None:
-            row = int(np.searchsorted(ends, match.start()))
-            if match.end() <= ends[row] or pattern.search(self.text(row)) is not None:
-                rows.append(row)
-            at = int(ends[row]) + 1
-            if at > len(column):
-                break
+        while at <= len(column):
+            last = min(bisect_left(ends, at + _PIECE_BYTES), self.n - 1)
+            match = pattern.search(column, at, ends[last])
+            if match is not None:
+                first = bisect_left(ends, match.start())
+                rows += self._search_each(pattern, np.arange(first, last + 1))
+            at = ends[last] + 1
         return rows
 
 
