@@ -45,6 +45,8 @@ WINDOW_BYTES: Final = 32
 PIECE_BYTES: Final = 8
 
 _PIECES_PER_WINDOW: Final = WINDOW_BYTES - PIECE_BYTES + 1
+_PORTION_BYTES: Final = 1 << 20
+"""Long runs whose windows are looked at together: each byte takes some 50 bytes meanwhile."""
 _PAD: Final = b"\0" * 40
 """Room behind a text, so that reading the last token's 32 bytes stays inside."""
 
@@ -54,8 +56,10 @@ _IN_RUN[ord("A") : ord("Z") + 1] = True
 _IN_RUN[ord("a") : ord("z") + 1] = True
 _IS_DIGIT: Final = np.zeros(256, np.bool_)
 _IS_DIGIT[ord("0") : ord("9") + 1] = True
+_TRIMMED: Final = b".-"
 _IS_TRIMMED: Final = np.zeros(256, np.bool_)
-_IS_TRIMMED[np.frombuffer(b".-", np.uint8)] = True
+_IS_TRIMMED[np.frombuffer(_TRIMMED, np.uint8)] = True
+_TRIMS_AT_ONCE: Final = 3
 
 _KEEP: Final = np.array([(1 << 8 * n) - 1 for n in range(8)] + [(1 << 64) - 1], np.uint64)
 """Masks that keep the first n bytes of a little-endian word."""
@@ -207,12 +211,19 @@ def _text_keys(column: bytes) -> UInt64s:
 def _token_keys(runs: _Runs, which: Bools) -> UInt64s:
     which = which & (runs.end - runs.start >= MIN_TOKEN_BYTES)
     start, end = runs.start[which], runs.end[which].copy()
-    while len(trailing := np.flatnonzero(_IS_TRIMMED[runs.data[end - 1]] & (end > start))):
-        end[trailing] -= 1
+    _trim(runs.data, start, end)
     size = end - start
     near = runs.digits[np.minimum(start + DIGIT_WITHIN, end)] - runs.digits[start]
     good = (size >= MIN_TOKEN_BYTES) & (size <= MAX_TOKEN_BYTES) & (near > 0)
     return _hash(runs.words, start[good], size[good], _TOKEN_SEED)
+
+
+def _trim(data: UInt8s, start: Int64s, end: Int64s) -> None:
+    """Move ends before trailing `.` and `-`: a few of all at once, long rulers one by one."""
+    for _ in range(_TRIMS_AT_ONCE):
+        end[_IS_TRIMMED[data[end - 1]] & (end > start)] -= 1
+    for at in np.flatnonzero(_IS_TRIMMED[data[end - 1]] & (end > start)).tolist():
+        end[at] = start[at] + len(data[start[at] : end[at]].tobytes().rstrip(_TRIMMED))
 
 
 def _hash(words: UInt64s, start: Int64s, size: Int64s, seed: np.uint64) -> UInt64s:
@@ -239,6 +250,12 @@ def _window_keys(runs: _Runs) -> UInt64s:
     start, size = runs.start[is_long], (runs.end - runs.start)[is_long]
     if not len(start):
         return np.zeros(0, np.uint64)
+    cuts = np.flatnonzero(np.diff(np.cumsum(size) // _PORTION_BYTES)) + 1
+    portions = zip(np.split(start, cuts), np.split(size, cuts), strict=True)
+    return np.concatenate([_window_keys_of(runs, *portion) for portion in portions])
+
+
+def _window_keys_of(runs: _Runs, start: Int64s, size: Int64s) -> UInt64s:
     # All places of long runs in one row: within a run they follow each other.
     first = np.cumsum(size) - size
     place = np.arange(int(size.sum())) + np.repeat(start - first, size)
@@ -268,7 +285,7 @@ def _id_keys(column: bytes) -> UInt64s:
         return np.zeros(0, np.uint64)
     padded = column + _PAD + _PAD
     words: npt.NDArray[Any] = np.ndarray((len(padded) - 7,), "<u8", buffer=padded, strides=(1,))
-    ends = columns.ends(column, column.count(columns.SEPARATOR) + 1)
+    ends = columns.ends(column, columns.count(column))
     start = np.concatenate([np.zeros(1, np.int64), ends[:-1] + 1])
     size = ends - start
     return _hash(words, start[size > 0], size[size > 0], _ID_SEED)
