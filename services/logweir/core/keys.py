@@ -26,10 +26,10 @@ from typing import Final, Literal
 
 import msgspec
 
-from logweir.core import errors
+from logweir.core import errors, names
 from logweir.core.names import PipelineId, TenantId
 
-PLATFORM = TenantId("platform")
+PLATFORM = names.PLATFORM
 """Stands for the tenant in passwords of the platform's own logins; no tenant may have this id."""
 
 ROOT_BYTES = 32
@@ -182,6 +182,8 @@ def _base32(data: bytes) -> str:
 
 def _unbase32(text: str) -> bytes | None:
     try:
-        return base64.b32decode(text.upper() + "=" * (-len(text) % 8))
+        data = base64.b32decode(text.upper() + "=" * (-len(text) % 8))
     except (binascii.Error, ValueError):
         return None
+    # The last letter has bits to spare: with any other ones there it is a typo.
+    return data if _base32(data) == text else None

@@ -19,11 +19,17 @@ from logweir.core import errors
 NS_PER_S: Final = 1_000_000_000
 NS_PER_DAY: Final = 86_400 * NS_PER_S
 _INT64_MAX: Final = (1 << 63) - 1
+_MAX_S: Final = _INT64_MAX // NS_PER_S - 86_400
+"""Whole days up to here, and before its negative, are inside of 64 bits of nanoseconds."""
 _RFC3339 = re.compile(
-    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:[.,](\d{1,18}))?([Zz]|[+-]\d\d:\d\d)"
+    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:[.,](\d{1,18}))?"
+    r"([Zz]|[+-](?:[01]\d|2[0-3]):[0-5]\d)",
+    re.ASCII,
 )
 _CACHE_SIZE: Final = 4096
 _ZERO: Final = np.uint8(ord("0"))
+_TABLE_FORM: Final = "0000-00-00T00:00:00.000000000Z"
+_TABLE_WIDTHS: Final = frozenset({20, *range(22, 31)})
 _seconds: dict[str, int] = {}
 
 
@@ -34,18 +40,19 @@ def from_integer(value: int) -> int:
         BadRequestError: it does not fit into 64 bits.
     """
     size = abs(value)
+    scale = 1
     if size < 10**11:
-        return value * NS_PER_S
-    if size < 10**14:
-        return value * 1_000_000
-    if size < 10**17:
-        return value * 1000
-    if size > _INT64_MAX:
+        scale = NS_PER_S
+    elif size < 10**14:
+        scale = 1_000_000
+    elif size < 10**17:
+        scale = 1000
+    if size * scale > _INT64_MAX:
         raise errors.BadRequestError(
             "timestamp does not fit into 64 bits of nanoseconds",
             hint="Send seconds, milliseconds, microseconds or nanoseconds since 1970.",
         )
-    return value
+    return value * scale
 
 
 def from_text(text: str) -> int:
@@ -71,7 +78,7 @@ def from_integers(values: Sequence[int]) -> list[int]:
     Raises:
         BadRequestError: as `from_integer`.
     """
-    low, high = min(values), max(values)
+    low, high = min(values, default=0), max(values, default=0)
     if low >= 10**17 and high <= _INT64_MAX:
         return list(values)
     return [from_integer(value) for value in values]
@@ -83,18 +90,22 @@ def from_texts(texts: Sequence[str]) -> list[int]:
     Raises:
         BadRequestError: as `from_text`.
     """
+    if not texts:
+        return []
     width = len(texts[0])
     joined = "".join(texts)
-    if len(joined) == width * len(texts) and 20 <= width <= 30 and joined.isascii():
+    if len(joined) == width * len(texts) and width in _TABLE_WIDTHS and joined.isascii():
         table = np.frombuffer(joined.encode(), np.uint8).reshape(-1, width)
-        day, form = table[0, :11], table[0] - _ZERO <= 9
+        form = np.frombuffer((_TABLE_FORM[: width - 1] + "Z").encode(), np.uint8)
+        is_digit = form == _ZERO
         if (
-            bytes(table[0, [10, 13, 16, 19, -1]]) in (b"T::.Z", b"T::ZZ")
-            and (table[:, :11] == day).all()
-            and ((table - _ZERO <= 9) == form).all()
-            and (table[:, ~form] == table[0, ~form]).all()
+            (table[:, :11] == table[0, :11]).all()
+            and (table[:, ~is_digit] == form[~is_digit]).all()
+            and (table[:, is_digit] - _ZERO <= 9).all()
         ):
-            return _from_table(table, _parse(texts[0][:10] + "T00:00:00Z"))
+            day_ns = _parse(texts[0][:10] + "T00:00:00Z")
+            if abs(day_ns) <= _MAX_S * NS_PER_S:
+                return _from_table(table, day_ns)
     return [from_text(text) for text in texts]
 
 
@@ -128,7 +139,7 @@ def _parse(text: str) -> int:
     seconds = int(whole.timestamp())
     if len(_seconds) >= _CACHE_SIZE:
         _seconds.clear()
-    if text[10] == "T":
+    if text[10] == "T" and abs(seconds) <= _MAX_S:
         _seconds[text[:19]] = seconds
     shift = offset.utcoffset()
     seconds -= int(shift.total_seconds()) if shift else 0

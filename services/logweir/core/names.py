@@ -18,6 +18,9 @@ PipelineId = NewType("PipelineId", int)
 LoginKind = Literal["w", "r", "k"]
 Slot = Literal["a", "b"]
 
+PLATFORM = TenantId("platform")
+"""Stands for the tenant in secrets of the platform itself (`core.keys`)."""
+
 CONTROL_SCHEMA = "logweir"
 CONSUMER_GROUP = "collectors"
 SHARDS = 16
@@ -30,8 +33,10 @@ def tenant_id(text: str) -> TenantId:
     """Return `text` as a tenant id.
 
     Raises:
-        BadRequestError: it is not of the form `^[a-z][a-z0-9-]{1,30}[a-z0-9]$`.
+        BadRequestError: it is not of the form `^[a-z][a-z0-9-]{1,30}[a-z0-9]$`, or reserved.
     """
+    if text == PLATFORM:
+        raise errors.BadRequestError(f"No tenant may be called {text!r}.")
     if not _TENANT_ID.fullmatch(text):
         raise errors.BadRequestError(
             f"{text[:64]!r} is not a tenant id.",

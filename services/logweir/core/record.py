@@ -5,6 +5,7 @@ Flags say what ingest changed; nothing is changed in silence.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -20,6 +21,10 @@ FLAG_SANITISED: Final = 1
 
 FLAG_FUTURE: Final = 2
 """The timestamp lay more than 10 minutes ahead; it is the arrival's, `extra` has the original."""
+
+_RECORD_ID = re.compile(r"(-?(?:0|[1-9][0-9]{0,18}))-([0-9a-f]{16})-(0|[1-9][0-9]{0,9})")
+_MAX_TIME_NS: Final = (1 << 63) - 1
+_MAX_INDEX: Final = (1 << 32) - 1
 
 LEVELS: Final = ("trace", "debug", "info", "warn", "error", "fatal", "unknown")
 
@@ -75,13 +80,12 @@ class RecordId(msgspec.Struct, frozen=True, order=True):
         Raises:
             BadRequestError: the text is not of this form.
         """
-        sign = -1 if text.startswith("-") else 1
-        parts = text.removeprefix("-").split("-")
-        try:
-            time_text, block_text, index_text = parts
-            return cls(sign * int(time_text), int(block_text, 16), int(index_text))
-        except ValueError as cause:
-            raise errors.BadRequestError(f"{text[:80]!r} is not a record id.") from cause
+        found = _RECORD_ID.fullmatch(text)
+        if found is not None:
+            one = cls(int(found[1]), int(found[2], 16), int(found[3]))
+            if abs(one.time_ns) <= _MAX_TIME_NS and one.index <= _MAX_INDEX:
+                return one
+        raise errors.BadRequestError(f"{text[:80]!r} is not a record id.")
 
 
 class Record(msgspec.Struct, frozen=True):
