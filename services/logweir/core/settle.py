@@ -248,7 +248,7 @@ def _state(
     known: Known,
     used: dict[object, KeyedRequest],
 ) -> str:
-    if not request.key:
+    if not request.key and not request.producer:
         return "new"
     mine = KeyedRequest(request.key, uuid, index, request.fingerprint)
     if request.producer:
