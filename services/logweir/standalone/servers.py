@@ -231,12 +231,12 @@ def tail(log: Path) -> str:
     return " / ".join(lines[-4:])
 
 
-def talk(port: int, sent: bytes, enough: Callable[[bytes], bool]) -> bytes:
-    """Send bytes to the loopback port and return the answer, or b"" when there is none in time."""
+def talk(port: int, sent: bytes, enough: Callable[[bytes], bool], host: str = LOOPBACK) -> bytes:
+    """Send bytes to the port and return the answer, or b"" when there is none in time."""
     answer = b""
     deadline_s = time.monotonic() + PROBE_WAIT_S
     try:
-        with socket.create_connection((LOOPBACK, port), timeout=PROBE_WAIT_S) as link:
+        with socket.create_connection((host, port), timeout=PROBE_WAIT_S) as link:
             link.sendall(sent)
             while not enough(answer):
                 link.settimeout(max(deadline_s - time.monotonic(), 0.001))
