@@ -29,6 +29,8 @@ ACK_BATCH = 2000
 """Ids in one lw_ack; Lua's unpack takes some 7,900."""
 
 APPEND_TIMEOUT_S = 5.0
+REVOKED_TIMEOUT_S = 2.0
+"""With the time between two questions, within the 5 s in which a revoked key is refused."""
 
 
 def library() -> str:
@@ -85,17 +87,25 @@ def time_ms(entry_id: str) -> int:
     return int(entry_id.partition("-")[0])
 
 
+class UnreachableError(errors.UnavailableError):
+    """The journal did not answer. Why is for logs (`str`): it names servers and users."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(f"The journal did not {what}.", hint="Send the request again.")
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.message.removesuffix('.')}: {self.reason}."
+
+
 @contextlib.asynccontextmanager
 async def door(what: str, timeout_s: float) -> AsyncIterator[None]:
-    """Turn what Redis or the network raise into UnavailableError."""
+    """Turn what Redis or the network raise into UnreachableError."""
     try:
         async with asyncio.timeout(timeout_s):
             yield
     except (exceptions.RedisError, OSError, TimeoutError) as cause:
-        reason = str(cause) or type(cause).__name__
-        raise errors.UnavailableError(
-            f"The journal did not {what}: {reason}.", hint="Send the request again."
-        ) from cause
+        raise UnreachableError(what, str(cause) or type(cause).__name__) from cause
 
 
 class Appender:
@@ -169,14 +179,12 @@ class Appender:
             UnavailableError: the journal did not answer.
         """
         key = names.journal_tenant(self._tenant) + "cfg"
-        async with door("answer", APPEND_TIMEOUT_S):
+        async with door("say which keys are revoked", REVOKED_TIMEOUT_S):
             text = await answer_of(self._redis.hget(key, "revoked"))
-        return frozenset(int(part) for part in (text or b"").split(b",") if part)
-
-    async def ping(self) -> None:
-        """Raise UnavailableError unless the journal answers."""
-        async with door("answer", APPEND_TIMEOUT_S):
-            await answer_of(self._redis.ping())
+        try:
+            return frozenset(int(part) for part in (text or b"").split(b",") if part)
+        except ValueError as cause:
+            raise UnreachableError("list the revoked keys", str(cause)) from cause
 
     async def close(self) -> None:
         """Close all connections."""
@@ -228,6 +236,7 @@ class Reader:
         self._redis = redis_client.client(server, login, connections=2)
         self._tenant = tenant
         self._consumer = consumer
+        self._claim_from: dict[PipelineId, bytes] = {}
 
     def _stream(self, pipeline: PipelineId) -> str:
         return names.journal_pipeline(self._tenant, pipeline) + "q"
@@ -286,6 +295,9 @@ class Reader:
     async def claim(self, pipeline: PipelineId, idle_s: float, count: int) -> list[Entry]:
         """Take over entries that another consumer holds for longer than `idle_s`.
 
+        One call looks at a part of what is pending and the next goes on behind it, so that many
+        entries that nobody can take hide none that is left.
+
         Raises:
             UnavailableError: the journal did not answer.
         """
@@ -298,11 +310,12 @@ class Reader:
                     names.CONSUMER_GROUP,
                     self._consumer,
                     round(idle_s * 1000),
-                    "0-0",
+                    self._claim_from.get(pipeline, b"0-0"),
                     "COUNT",
                     count,
                 )
             )
+        self._claim_from[pipeline] = answer[0]
         return entries_of(answer[1])
 
     async def ack(self, pipeline: PipelineId, entries: Sequence[Entry]) -> None:
@@ -376,10 +389,15 @@ def _entry(entry_id: bytes, fields: Any) -> Entry:  # noqa: ANN401 - a raw reply
     return Entry(
         id=entry_id.decode(),
         uuid=fields.get(b"u", b""),
-        accepted=int(fields.get(b"n", 0)),
-        repeats=frozenset(int(part) for part in fields.get(b"r", b"").split(b",") if part),
+        accepted=_number(fields.get(b"n", b"0")),
+        repeats=frozenset(_number(part) for part in fields.get(b"r", b"").split(b",") if part),
         payload=fields.get(b"b", b""),
     )
+
+
+def _number(text: bytes) -> int:
+    """A number of an entry; -1 for what is none, as only a damaged entry has it."""
+    return int(text) if text.isdigit() and len(text) < 20 else -1
 
 
 async def counters(client: redis.Redis, tenant: TenantId, pipeline: PipelineId) -> Counters:
@@ -394,7 +412,7 @@ async def counters(client: redis.Redis, tenant: TenantId, pipeline: PipelineId) 
     return Counters(*(int(value or 0) for value in values))
 
 
-async def command(client: redis.Redis, *words: str | int) -> Any:  # noqa: ANN401 - a raw reply
+async def command(client: redis.Redis, *words: str | bytes | int) -> Any:  # noqa: ANN401 - a raw reply
     """Run a command that redis-py has no typed method for; its errors come through as they are."""
     return await client.execute_command(*words)  # type: ignore[no-untyped-call]  # has no types
 

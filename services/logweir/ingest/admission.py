@@ -17,6 +17,9 @@ from logweir.core import errors, keys
 from logweir.core.binding import IngestBinding, IngestPipeline, IngestTenant
 from logweir.core.names import PipelineId, TenantId
 
+NEWS_MAX_AGE_S = 900.0
+"""Without news of revoked keys for so long, no key is good: it may have been revoked."""
+
 _NOBODY = secrets.token_bytes(keys.ROOT_BYTES)
 """Signs nothing: keys of unknown tenants are checked against it, to take the same time."""
 
@@ -26,6 +29,13 @@ class Target(msgspec.Struct, frozen=True):
 
     tenant: TenantId
     pipeline: IngestPipeline
+
+
+class News(msgspec.Struct, frozen=True):
+    """The ids of a tenant's revoked keys, and when the journal was asked for them."""
+
+    revoked: frozenset[int]
+    at_s: float
 
 
 class Directory(msgspec.Struct, frozen=True):
@@ -45,13 +55,21 @@ class Directory(msgspec.Struct, frozen=True):
 
 
 def directory(binding: IngestBinding) -> Directory:
-    """Return the directory of a binding."""
-    return Directory(
-        secrets={
+    """Return the directory of a binding.
+
+    Raises:
+        SetupError: a secret is no hex, or its revision no number.
+    """
+    try:
+        known = {
             (tenant.tenant, int(revision)): bytes.fromhex(secret)
             for tenant in binding.tenants
             for revision, secret in tenant.secrets.items()
-        },
+        }
+    except ValueError as cause:
+        raise errors.SetupError("The binding has a secret that is no hex.") from cause
+    return Directory(
+        secrets=known,
         by_name={
             (tenant.tenant, pipeline.name): pipeline
             for tenant in binding.tenants
@@ -80,7 +98,7 @@ def admit(
     address: tuple[str, str],
     key_text: str | None,
     now_s: float,
-    revoked: Mapping[TenantId, frozenset[int]],
+    news: Mapping[TenantId, News],
 ) -> Target:
     """Return where the request may go.
 
@@ -89,22 +107,30 @@ def admit(
         address: tenant and pipeline of the path, empty when it names none.
         key_text: the key as it was sent.
         now_s: the time, for expiry.
-        revoked: ids of revoked keys by tenant.
+        news: of revoked keys, by tenant.
 
     Raises:
         UnauthorizedError: the key is not good for this address, or one of them does not exist.
         BadRequestError: a key for all pipelines, and the path names none.
+        UnavailableError: the news is too old, so that the key may have been revoked.
     """
     found = keys.decode(key_text) if key_text else None
     if found is None:
         raise errors.UnauthorizedError
     key = found.key
     is_good = keys.is_signed(found, known.secrets.get((key.tenant, key.revision), _NOBODY))
-    if not is_good or (0 < key.expires_at_s <= now_s):
+    if not is_good or not key.is_ingest or (0 < key.expires_at_s <= now_s):
         raise errors.UnauthorizedError
-    if key.key_id in revoked.get(key.tenant, frozenset()):
+    heard = news.get(key.tenant)
+    if heard is not None and key.key_id in heard.revoked:
         raise errors.UnauthorizedError
-    return Target(key.tenant, _pipeline(known, address, key))
+    pipeline = _pipeline(known, address, key)
+    if heard is None or heard.at_s < now_s - NEWS_MAX_AGE_S:
+        raise errors.UnavailableError(
+            "The journal has not said for too long which keys are revoked.",
+            hint="Send again later; the journal of this tenant does not answer.",
+        )
+    return Target(key.tenant, pipeline)
 
 
 def _pipeline(known: Directory, address: tuple[str, str], key: keys.ApiKey) -> IngestPipeline:

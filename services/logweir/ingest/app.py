@@ -9,15 +9,14 @@ them in order. A 2xx means that the journal holds every accepted record, fsynced
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
 from logweir.backends import journal
-from logweir.core import block, errors, idempotency, keys
+from logweir.core import block, bounds, errors, idempotency, keys
 from logweir.core.binding import IngestBinding, JournalServer, Login
 from logweir.core.names import PipelineId, TenantId
 from logweir.ingest import admission, body, group, native
@@ -27,6 +26,10 @@ from logweir.runtime.settings import Settings
 logger = logging.getLogger(__name__)
 
 REVOCATION_POLL_S = 2.0
+UNBOUND_POLL_S = 0.05
+GONE_STATUS = 499
+"""Stands in metrics for a sender who went away before the answer."""
+
 DEBT_REMEMBERED_S = 1.0
 """For how long an over-limit answer is given again without asking the journal."""
 
@@ -47,37 +50,86 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
 _answer_encoder = msgspec.json.Encoder()
 
 
-class Ingest:
-    """The ASGI application of the role; what it serves comes from the binding."""
+class _Debt(msgspec.Struct, frozen=True):
+    """An over-limit answer that is given again until a moment."""
 
-    def __init__(self, now_s: Callable[[], float] = time.time) -> None:
+    until_s: float
+    message: str
+    retry_after_s: float
+    hint: str
+
+
+class _Link(msgspec.Struct, frozen=True):
+    """Where a tenant's blocks go, and as whom."""
+
+    server: JournalServer
+    login: Login
+
+
+class Ingest:
+    """The ASGI application of the role; what it serves comes from the binding.
+
+    Args:
+        now_s: the clock.
+        body_timeout_s: how long a sender may take to send a body.
+    """
+
+    def __init__(
+        self,
+        now_s: Callable[[], float] = time.time,
+        body_timeout_s: float = bounds.BODY_TIMEOUT_S,
+    ) -> None:
         self._now_s = now_s
-        self._known = admission.Directory()
-        self._appenders: dict[TenantId, tuple[object, journal.Appender]] = {}
+        self._body_timeout_s = body_timeout_s
+        self._known: admission.Directory | None = None
+        self._appenders: dict[TenantId, tuple[_Link, journal.Appender]] = {}
         self._groups: dict[tuple[TenantId, PipelineId], group.Group] = {}
-        self._revoked: dict[TenantId, frozenset[int]] = {}
-        self._debts: dict[TenantId, tuple[float, errors.OverLimitError]] = {}
+        self._news: dict[TenantId, admission.News] = {}
+        self._debts: dict[TenantId, _Debt] = {}
         self._held = body.Held()
+        self._closing: set[asyncio.Task[None]] = set()
+        metrics.INGEST_BODY_BYTES.set_function(lambda: self._held.size_bytes)
 
     async def bind(self, binding: IngestBinding) -> None:
-        """Serve what the binding says from now on."""
-        gone = dict(self._appenders)
-        for tenant in binding.tenants:
-            wanted = (tenant.journal, tenant.login)
-            if tenant.tenant in gone and gone[tenant.tenant][0] == wanted:
-                del gone[tenant.tenant]
-            else:
-                self._connect(tenant.tenant, tenant.journal, tenant.login)
-        self._known = admission.directory(binding)
-        for name, (_, appender) in gone.items():
-            if self._appenders.get(name, (None, None))[1] is appender:
-                del self._appenders[name]
-                self._groups = {k: g for k, g in self._groups.items() if k[0] != name}
+        """Serve what the binding says from now on; what was accepted before still goes in.
 
-    def _connect(self, tenant: TenantId, server: JournalServer, login: Login) -> None:
-        appender = journal.Appender(server, login, tenant)
-        self._appenders[tenant] = ((server, login), appender)
-        self._groups = {k: g for k, g in self._groups.items() if k[0] != tenant}
+        Raises:
+            SetupError: something in it is no secret; what was served before still is.
+        """
+        directory = admission.directory(binding)
+        before, self._appenders = self._appenders, {}
+        for tenant in binding.tenants:
+            link = _Link(tenant.journal, tenant.login)
+            known = before.get(tenant.tenant)
+            if known is not None and known[0] == link:
+                self._appenders[tenant.tenant] = before.pop(tenant.tenant)
+            else:
+                made = journal.Appender(link.server, link.login, tenant.tenant)
+                self._appenders[tenant.tenant] = (link, made)
+        self._regroup(binding, gone=before)
+        fresh = [name for name in self._appenders if name not in self._news]
+        self._news = {name: self._news[name] for name in self._appenders if name in self._news}
+        await self._learn(fresh)
+        self._known = directory
+
+    def _regroup(
+        self, binding: IngestBinding, gone: dict[TenantId, tuple[_Link, journal.Appender]]
+    ) -> None:
+        """Have a group for each pipeline; groups that are not served any more end in peace."""
+        before, self._groups = self._groups, {}
+        for tenant in binding.tenants:
+            appender = self._appenders[tenant.tenant][1]
+            for pipeline in tenant.pipelines:
+                key = (tenant.tenant, pipeline.id)
+                if key in before and tenant.tenant not in gone:
+                    self._groups[key] = before.pop(key)
+                else:
+                    self._groups[key] = group.Group(*key, appender, now_s=self._now_s)
+        for name, (_, appender) in gone.items():
+            groups = [one for (owner, _), one in before.items() if owner == name]
+            task = asyncio.create_task(_close(groups, appender), name="close")
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
 
     async def __call__(self, scope: web.Scope, receive: web.Receive, send: web.Send) -> None:
         """Answer one request."""
@@ -87,7 +139,7 @@ class Ingest:
         try:
             await self._request(scope, receive, send)
         except errors.LogweirError as error:
-            await web.answer_error(send, error)
+            await _answer_error(send, error)
         except ConnectionResetError:
             pass  # nobody is left to be answered
         except Exception:
@@ -97,8 +149,12 @@ class Ingest:
 
     async def _request(self, scope: web.Scope, receive: web.Receive, send: web.Send) -> None:
         tenant, pipeline, rest = admission.split_path(scope["path"])
-        headers = dict(scope["headers"])
-        target = self._admit((tenant, pipeline), headers)
+        headers = headers_of(scope["headers"])
+        try:
+            target = self._admit((tenant, pipeline), headers)
+        except errors.LogweirError as error:
+            metrics.INGEST_REQUESTS.labels("", "", error.status).inc()
+            raise
         decoder = ROUTES.get(rest)
         if decoder is None:
             raise errors.NotFoundError(
@@ -106,23 +162,31 @@ class Ingest:
             )
         if scope["method"] != "POST":
             raise errors.MethodNotAllowedError(f"{rest} takes POST.")
-        labels = (target.tenant, target.pipeline.name)
-        status = 200
+        status = 503
         try:
-            await web.answer(send, 200, await self._take(target, decoder, headers, receive))
+            answer = await self._take(target, decoder, headers, receive)
+            status = 200
         except errors.LogweirError as error:
             status = error.status
-            self._group(target).refuse(error.code)
-            if isinstance(error, AllRejectedError):
-                await web.answer(send, status, error.body())
-                return
+            self._refuse(target, error)
+            raise
+        except ConnectionResetError:
+            status = GONE_STATUS
             raise
         finally:
-            metrics.INGEST_REQUESTS.labels(*labels, status).inc()
+            metrics.INGEST_REQUESTS.labels(target.tenant, target.pipeline.name, status).inc()
+        await web.answer(send, 200, answer)
 
     def _admit(self, address: tuple[str, str], headers: dict[bytes, bytes]) -> admission.Target:
+        if self._known is None:
+            raise errors.UnavailableError("This process does not know yet what it serves.")
         key = keys.from_headers(headers.get(b"authorization", b""), headers.get(b"x-api-key", b""))
-        return admission.admit(self._known, address, key, self._now_s(), self._revoked)
+        return admission.admit(self._known, address, key, self._now_s(), self._news)
+
+    def _refuse(self, target: admission.Target, error: errors.LogweirError) -> None:
+        found = self._groups.get((target.tenant, target.pipeline.id))
+        if found is not None:
+            found.refuse(error.code)
 
     async def _take(
         self,
@@ -133,17 +197,16 @@ class Ingest:
     ) -> bytes:
         self._check_debt(target.tenant)
         body.check_content_type(headers.get(b"content-type", b""))
-        length = body.check_length(headers.get(b"content-length", b""))
+        body.check_length(headers.get(b"content-length", b""))
         identity = idempotency.identity(
             headers.get(b"idempotency-key", b""), target.tenant, target.pipeline.id
         )
-        with self._holding(length):
-            raw = await body.read(receive)
-        with self._holding(len(raw)):
+        with body.Holding(self._held) as holding:
+            raw = await body.read(receive, holding, self._body_timeout_s)
             text = body.decompress(raw, headers.get(b"content-encoding", b""))
             del raw
-            with self._holding(len(text)):
-                return await self._store(target, decoder, text, identity)
+            holding.text(len(text))
+            return await self._store(target, decoder, text, identity)
 
     async def _store(
         self,
@@ -170,12 +233,7 @@ class Ingest:
             epoch=identity.epoch,
             sequence=identity.sequence,
         )
-        try:
-            outcome = await self._group(target).submit(request, decoded.part)
-        except errors.OverLimitError as error:
-            until_s = self._now_s() + min(error.retry_after_s, DEBT_REMEMBERED_S)
-            self._debts[target.tenant] = (until_s, error)
-            raise
+        outcome = await self._submit(target, request, decoded.part)
         self._count(target, decoded, outcome, len(text))
         return _answer_encoder.encode(
             Answer(
@@ -205,53 +263,99 @@ class Ingest:
         if decoded.expired:
             metrics.INGEST_RECORDS.labels(*labels, "expired").inc(len(decoded.expired))
 
+    async def _submit(
+        self, target: admission.Target, request: block.Request, part: block.Part
+    ) -> group.Outcome:
+        found = self._groups.get((target.tenant, target.pipeline.id))
+        if found is None:  # it went while the body came
+            raise errors.UnauthorizedError
+        try:
+            return await found.submit(request, part)
+        except errors.OverLimitError as error:
+            until_s = self._now_s() + min(error.retry_after_s, DEBT_REMEMBERED_S)
+            self._debts[target.tenant] = _Debt(
+                until_s, error.message, error.retry_after_s, error.hint
+            )
+            raise
+
     def _check_debt(self, tenant: TenantId) -> None:
         debt = self._debts.get(tenant)
         if debt is None:
             return
-        until_s, error = debt
-        left_s = until_s - self._now_s()
+        left_s = debt.until_s - self._now_s()
         if left_s <= 0:
             del self._debts[tenant]
             return
         raise errors.OverLimitError(
-            error.message, retry_after_s=max(left_s, error.retry_after_s), hint=error.hint
+            debt.message, retry_after_s=max(left_s, debt.retry_after_s), hint=debt.hint
         )
-
-    @contextlib.contextmanager
-    def _holding(self, size_bytes: int) -> Iterator[None]:
-        self._held.take(size_bytes)
-        metrics.INGEST_BODY_BYTES.set(self._held.size_bytes)
-        try:
-            yield
-        finally:
-            self._held.give_back(size_bytes)
-
-    def _group(self, target: admission.Target) -> group.Group:
-        key = (target.tenant, target.pipeline.id)
-        found = self._groups.get(key)
-        if found is None:
-            appender = self._appenders[target.tenant][1]
-            found = self._groups[key] = group.Group(*key, appender, now_s=self._now_s)
-        return found
 
     async def watch(self, running: life.Life) -> None:
         """Learn of revoked keys, and report whether the journals answer, until the end."""
         running.expect("journal")
-        while not await running.pause(REVOCATION_POLL_S if self._appenders else 0.1):
-            problem = ""
-            for tenant, (_, appender) in list(self._appenders.items()):
-                try:
-                    self._revoked[tenant] = await appender.revoked_keys()
-                except errors.LogweirError as error:
-                    problem = str(error)
-            running.report("journal", problem)
+        wait_s = 0.0
+        while not await running.pause(wait_s):
+            wait_s = UNBOUND_POLL_S
+            if self._known is not None:
+                running.report("journal", await self._learn(self._appenders))
+                wait_s = REVOCATION_POLL_S
+
+    async def _learn(self, names: Iterable[TenantId]) -> str:
+        """Ask all journals at once for revoked keys; return what is wrong with the first of them.
+
+        One that hangs holds up the others for `journal.REVOKED_TIMEOUT_S`, not longer.
+        """
+        asked = [self._learn_one(name, self._appenders[name][1]) for name in names]
+        problems = await asyncio.gather(*asked)
+        return next(filter(None, problems), "")
+
+    async def _learn_one(self, tenant: TenantId, appender: journal.Appender) -> str:
+        at_s = self._now_s()
+        try:
+            revoked = await appender.revoked_keys()
+        except errors.LogweirError as error:
+            return f"{tenant}: {error}"
+        self._news[tenant] = admission.News(revoked, at_s)
+        return ""
 
     async def drain(self) -> None:
         """Finish what was accepted, then close the connections."""
-        await asyncio.gather(*(one.drain() for one in self._groups.values()))
-        for _, appender in self._appenders.values():
-            await appender.close()
+        await asyncio.gather(
+            *self._closing,
+            *(
+                _close(self._groups_of(tenant), appender)
+                for tenant, (_, appender) in self._appenders.items()
+            ),
+        )
+
+    def _groups_of(self, tenant: TenantId) -> list[group.Group]:
+        return [one for (owner, _), one in self._groups.items() if owner == tenant]
+
+
+async def _close(groups: Sequence[group.Group], appender: journal.Appender) -> None:
+    await asyncio.gather(*(one.drain() for one in groups))
+    await appender.close()
+
+
+def headers_of(pairs: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Return a request's headers; what is sent twice is joined, so that no value hides another."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        found = {}
+        for name, value in pairs:
+            found[name] = b"%b, %b" % (found[name], value) if name in found else value
+    return found
+
+
+async def _answer_error(send: web.Send, error: errors.LogweirError) -> None:
+    if isinstance(error, AllRejectedError):
+        await web.answer(send, error.status, error.body())
+    elif isinstance(error, errors.MethodNotAllowedError):
+        await web.answer_error(send, error, ((b"allow", b"POST"),))
+    elif isinstance(error, errors.TimeoutReachedError):
+        await web.answer_error(send, error, ((b"connection", b"close"),))
+    else:
+        await web.answer_error(send, error)
 
 
 class AllRejectedError(errors.BadRequestError):

@@ -1,5 +1,7 @@
 """A request's body: read within bounds and time, then decompressed within bounds.
 
+    receive -> read() -> bytes as sent -> decompress() -> text; a Holding counts what is in memory
+
 Nothing here trusts a length that the sender claims.
 """
 
@@ -7,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from typing import Final
+from collections.abc import Callable
+from typing import Final, Protocol, Self
 
 import zstandard
 
 from logweir.core import bounds, errors
-from logweir.runtime.web import Message, Receive
+from logweir.runtime.web import Receive
 
-_CHUNK_BYTES: Final = 1 << 18
 _CONTENT_TYPES: Final = frozenset(
     {
         b"",
@@ -30,32 +32,70 @@ _CONTENT_TYPES: Final = frozenset(
     }
 )
 _HELD_MAX_BYTES: Final = 128 * bounds.MIB
-"""Bodies that may be in memory at once, over all senders of a process."""
+"""What requests may have in memory at once, over all senders of a process."""
+
+_DECODED_RATIO: Final = 2
+"""A text that waits for the journal is in memory twice: as it came, and as records."""
+
+_GZIP_PIECE_BYTES: Final = 1 << 14
+_ZSTD_PIECE_BYTES: Final = 1 << 10
+"""Input at a time: a byte of gzip becomes at most 1 KiB, one of zstd 32 KiB, so that a bomb is
+found at most 32 MiB over the bound."""
+
+_MAX_FRAMES: Final = 4096
+"""Members of a gzip, frames of a zstd body. Many empty ones cost time and have no content."""
 
 
 class Held:
-    """Counts the bytes of bodies in memory, and refuses more than a process can hold."""
+    """Counts the bytes of requests in memory, and refuses more than a process can hold."""
 
     def __init__(self, max_bytes: int = _HELD_MAX_BYTES) -> None:
         self.size_bytes = 0
         self._max_bytes = max_bytes
 
-    def take(self, size_bytes: int) -> None:
-        """Count more bytes.
+    def change(self, by_bytes: int) -> None:
+        """Count bytes that came, or (below zero) that are gone.
 
         Raises:
             UnavailableError: the process holds as much as it may.
         """
-        if self.size_bytes + size_bytes > self._max_bytes:
+        if by_bytes > 0 and self.size_bytes + by_bytes > self._max_bytes:
             raise errors.UnavailableError(
-                "This process holds as many request bodies as its memory allows.",
+                "This process holds as many requests as its memory allows.",
                 hint="Send again, in smaller requests.",
             )
-        self.size_bytes += size_bytes
+        self.size_bytes += by_bytes
 
-    def give_back(self, size_bytes: int) -> None:
-        """Count bytes as gone."""
-        self.size_bytes -= size_bytes
+
+class Holding:
+    """What one request has in memory; nothing once the `with` block ends."""
+
+    def __init__(self, held: Held) -> None:
+        self._held = held
+        self._size_bytes = 0
+
+    def now(self, size_bytes: int) -> None:
+        """Say how much it is from now on.
+
+        Raises:
+            UnavailableError: the process holds as much as it may.
+        """
+        self._held.change(size_bytes - self._size_bytes)
+        self._size_bytes = size_bytes
+
+    def text(self, size_bytes: int) -> None:
+        """Say that it is a decompressed text from now on, and soon its records.
+
+        Raises:
+            UnavailableError: the process holds as much as it may.
+        """
+        self.now(_DECODED_RATIO * size_bytes)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.now(0)
 
 
 def check_content_type(content_type: bytes) -> None:
@@ -68,62 +108,56 @@ def check_content_type(content_type: bytes) -> None:
         )
 
 
-def check_length(content_length: bytes) -> int:
-    """Return the announced length, 0 when there is none.
+def check_length(content_length: bytes) -> None:
+    """Refuse an announced length before anything is read; there may be none.
 
     Raises:
         TooLargeError: it is over the bound.
         BadRequestError: it is no number.
     """
     if not content_length:
-        return 0
+        return
     if not content_length.isdigit():
         raise errors.BadRequestError("Content-Length is no number.")
-    length = int(content_length)
-    if length > bounds.MAX_BODY_BYTES:
-        raise _too_large(f"The body has {length} bytes")
-    return length
+    if int(content_length) > bounds.MAX_BODY_BYTES:
+        raise _too_large(f"The body has {int(content_length)} bytes")
 
 
-async def read(receive: Receive, timeout_s: float = bounds.BODY_TIMEOUT_S) -> bytes:
-    """Return the body as it was sent.
+async def read(receive: Receive, holding: Holding, timeout_s: float) -> bytes:
+    """Return the body as it was sent; only what has come is held.
 
     Raises:
         TooLargeError: it is over the bound; the rest is not read.
-        TimeoutReachedError: the sender stalled.
+        TimeoutReachedError: it was not whole in time.
+        UnavailableError: the process holds as much as it may.
         ConnectionResetError: the sender went away.
     """
-    message = await _receive(receive, timeout_s)
-    body: bytes = message.get("body", b"")
-    if not message.get("more_body"):
-        if len(body) > bounds.MAX_BODY_BYTES:
-            raise _too_large("The body has more")
-        return body
-    pieces = [body]
-    size_bytes = len(body)
-    deadline_s = asyncio.get_running_loop().time() + timeout_s
-    while message.get("more_body"):
-        message = await _receive(receive, deadline_s - asyncio.get_running_loop().time())
-        piece = message.get("body", b"")
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await _read(receive, holding)
+    except TimeoutError as cause:
+        raise errors.TimeoutReachedError(
+            f"The body did not arrive within {timeout_s:g} s.",
+            hint="Send smaller requests, or over a faster line.",
+        ) from cause
+
+
+async def _read(receive: Receive, holding: Holding) -> bytes:
+    pieces: list[bytes] = []
+    size_bytes = 0
+    is_whole = False
+    while not is_whole:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ConnectionResetError("the sender went away")
+        piece: bytes = message.get("body", b"")
+        is_whole = not message.get("more_body", False)
+        pieces.append(piece)
         size_bytes += len(piece)
         if size_bytes > bounds.MAX_BODY_BYTES:
             raise _too_large("The body has more")
-        pieces.append(piece)
-    return b"".join(pieces)
-
-
-async def _receive(receive: Receive, timeout_s: float) -> Message:
-    try:
-        async with asyncio.timeout(timeout_s):
-            message = await receive()
-    except TimeoutError as cause:
-        raise errors.TimeoutReachedError(
-            f"The body did not arrive within {bounds.BODY_TIMEOUT_S:.0f} s.",
-            hint="Send smaller requests, or over a faster line.",
-        ) from cause
-    if message["type"] == "http.disconnect":
-        raise ConnectionResetError("the sender went away")
-    return message
+        holding.now(size_bytes)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def _too_large(found: str) -> errors.TooLargeError:
@@ -156,39 +190,57 @@ def decompress(body: bytes, encoding: bytes) -> bytes:
 
 
 def _gunzip(body: bytes) -> bytes:
-    pieces: list[bytes] = []
-    room = bounds.MAX_DECODED_BYTES
-    rest = body
-    while rest:  # a gzip body may be several members
-        member = zlib.decompressobj(wbits=31)
-        try:
-            piece = member.decompress(rest, room + 1)
-        except zlib.error as cause:
-            raise errors.BadRequestError(f"The body is no gzip: {cause}.") from cause
-        room -= len(piece)
-        if room < 0:
-            raise _too_large("The body decompresses to more")
-        if not member.eof:
-            raise errors.BadRequestError("The gzip body ends before its end.")
-        pieces.append(piece)
-        rest = member.unused_data.lstrip(b"\0")
-    return b"".join(pieces)
+    try:
+        return _inflate(body, _GZIP_PIECE_BYTES, lambda: zlib.decompressobj(wbits=31))
+    except zlib.error as cause:
+        raise errors.BadRequestError(f"The body is no gzip: {cause}.") from cause
 
 
 def _unzstd(body: bytes) -> bytes:
-    claimed = zstandard.frame_content_size(body) if len(body) > 4 else -1
-    if claimed > bounds.MAX_DECODED_BYTES:
-        raise _too_large("The body decompresses to more")
-    pieces: list[bytes] = []
-    room = bounds.MAX_DECODED_BYTES
     decompressor = zstandard.ZstdDecompressor(max_window_size=bounds.MAX_DECODED_BYTES)
     try:
-        with decompressor.stream_reader(body, read_across_frames=True) as reader:
-            while piece := reader.read(_CHUNK_BYTES):
-                room -= len(piece)
-                if room < 0:
-                    raise _too_large("The body decompresses to more")
-                pieces.append(piece)
+        if body and zstandard.frame_content_size(body) > bounds.MAX_DECODED_BYTES:
+            raise _too_large("The body decompresses to more")
+        return _inflate(body, _ZSTD_PIECE_BYTES, decompressor.decompressobj)
     except zstandard.ZstdError as cause:
         raise errors.BadRequestError(f"The body is no zstd: {cause}.") from cause
+
+
+class _Frame(Protocol):
+    """What zlib and zstandard have in common: one member, or one frame."""
+
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
+
+    def decompress(self, data: bytes, /) -> bytes: ...
+
+
+def _inflate(body: bytes, piece_bytes: int, begin: Callable[[], _Frame]) -> bytes:
+    """Return the content of all frames, which must end where the body does."""
+    pieces: list[bytes] = []
+    room = bounds.MAX_DECODED_BYTES
+    frames = 0
+    frame: _Frame | None = None
+    for start in range(0, len(body), piece_bytes):
+        rest = body[start : start + piece_bytes]
+        while rest:
+            if frame is None:
+                frame, frames = begin(), frames + 1
+            pieces.append(frame.decompress(rest))
+            room -= len(pieces[-1])
+            if room < 0:
+                raise _too_large("The body decompresses to more")
+            if frames > _MAX_FRAMES:
+                raise errors.BadRequestError(
+                    f"The compressed body has more than {_MAX_FRAMES} frames.",
+                    hint="Compress the whole body at once.",
+                )
+            rest = b""
+            if frame.eof:
+                rest, frame = frame.unused_data, None
+    if frame is not None:
+        raise errors.BadRequestError("The compressed body ends before its end.")
     return b"".join(pieces)

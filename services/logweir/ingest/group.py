@@ -3,11 +3,13 @@
     submit() -> waiting -> (nothing in flight, large enough, or 10 ms) -> block -> append -> answers
 
 A request is answered by what the journal says of it alone: stored, a repeat, or a conflict.
+When nothing is in flight, or much waits, the next block goes at once; else it waits for company.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +21,8 @@ from logweir.backends import journal
 from logweir.core import block, bounds, errors, ids
 from logweir.core.names import PipelineId, TenantId
 from logweir.runtime import metrics
+
+logger = logging.getLogger(__name__)
 
 LINGER_S: Final = 0.010
 """The longest that a request waits for company."""
@@ -64,12 +68,14 @@ class Group:
         self._waiting: list[_Waiting] = []
         self._waiting_bytes = 0
         self._in_flight: set[asyncio.Task[None]] = set()
-        self._timer: asyncio.Handle | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._due: asyncio.Handle | None = None
         self._refused: dict[str, int] = {}
+        self._problem = ""
 
-    def refuse(self, reason: str) -> None:
+    def refuse(self, reason: str, count: int = 1) -> None:
         """Count a refusal; it rides to the tenant's usage in the next block."""
-        self._refused[reason] = self._refused.get(reason, 0) + 1
+        self._refused[reason] = self._refused.get(reason, 0) + count
 
     async def submit(self, request: block.Request, part: block.Part) -> Outcome:
         """Return when the request's records are in the journal.
@@ -78,23 +84,32 @@ class Group:
             KeyConflictError: its key was used with another body.
             OverLimitError, ForbiddenError, UnavailableError: as `Appender.append`.
         """
-        loop = asyncio.get_running_loop()
-        waiting = _Waiting(request, part, loop.create_future())
+        waiting = _Waiting(request, part, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         self._waiting_bytes += request.size_bytes
-        if not self._in_flight or self._waiting_bytes >= FULL_BYTES:
-            self._arm(loop.call_soon(self._flush))
-        elif self._timer is None:
-            self._timer = loop.call_later(LINGER_S, self._flush)
+        self._arm()
         return await waiting.answer
 
-    def _arm(self, handle: asyncio.Handle) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = handle
+    def _arm(self, *, is_late: bool = False) -> None:
+        """See to it that what waits goes: at the next turn of the loop, or after the linger.
+
+        Neither is ever put off by who comes later.
+        """
+        loop = asyncio.get_running_loop()
+        if is_late or not self._in_flight or self._waiting_bytes >= FULL_BYTES:
+            if self._due is None:
+                self._due = loop.call_soon(self._flush)
+        elif self._timer is None:
+            self._timer = loop.call_later(LINGER_S, self._flush)
+
+    def _disarm(self) -> None:
+        for handle in (self._timer, self._due):
+            if handle is not None:
+                handle.cancel()
+        self._timer = self._due = None
 
     def _flush(self) -> None:
-        self._timer = None
+        self._disarm()
         if not self._waiting or len(self._in_flight) >= MAX_IN_FLIGHT:
             return  # the end of an append flushes again
         taken, self._waiting = take(self._waiting)
@@ -102,32 +117,66 @@ class Group:
         task = asyncio.create_task(self._append(taken), name="append")
         self._in_flight.add(task)
         task.add_done_callback(self._done)
+        if self._waiting:
+            self._arm()
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._in_flight.discard(task)
-        if self._waiting and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_soon(self._flush)
+        if self._waiting:
+            self._arm(is_late=self._timer is None)  # it has lingered, and waits for this end
 
     async def _append(self, taken: list[_Waiting]) -> None:
+        failure: errors.LogweirError = errors.UnavailableError("Ingest was stopped.")
         try:
             while taken:
                 taken = await self._append_once(taken)
+            self._problem = ""
         except errors.LogweirError as error:
+            failure = error
+            if isinstance(error, errors.UnavailableError):
+                self._say(str(error))
+        except Exception:
+            logger.exception("append broke", extra=self._names())
+            failure = errors.UnavailableError("Ingest failed on these records; it is in its log.")
+        finally:
             for waiting in taken:
-                _fail(waiting, error)
-        except BaseException as error:
-            for waiting in taken:
-                _fail(waiting, errors.UnavailableError(f"The append failed: {error!r}."))
-            raise
+                _fail(waiting, failure)
+
+    def _say(self, problem: str) -> None:
+        """Log why the journal does not take blocks: once, not for each of them."""
+        if problem != self._problem:
+            logger.warning("append failed", extra=self._names() | {"problem": problem})
+        self._problem = problem
+
+    def _names(self) -> dict[str, object]:
+        return {"tenant": self._tenant, "pipeline": self._pipeline}
 
     async def _append_once(self, taken: list[_Waiting]) -> list[_Waiting]:
         """Append the block once; what is left has to go again, without those in conflict."""
         refused, self._refused = self._refused, {}
-        uuid = ids.uuid7(int(self._now_s() * 1000), secrets.token_bytes(10))
+        is_in = False
+        try:
+            uuid = ids.uuid7(int(self._now_s() * 1000), secrets.token_bytes(10))
+            answer = await self._append_block(taken, uuid, refused)
+            is_in = isinstance(answer, journal.Appended)
+        finally:
+            if not is_in:  # the next block takes the counts along
+                for reason, count in refused.items():
+                    self.refuse(reason, count)
+        if isinstance(answer, journal.Conflicts):
+            for index in answer.indexes:
+                _fail(taken[index], conflict())
+            return [w for index, w in enumerate(taken) if index not in answer.indexes]
+        self._answer(taken, uuid, answer.repeats)
+        return []
+
+    async def _append_block(
+        self, taken: Sequence[_Waiting], uuid: bytes, refused: dict[str, int]
+    ) -> journal.Appended | journal.AllRepeated | journal.Conflicts:
         pairs = [(w.request, w.part) for w in taken]
         payload = block.encode(uuid, self._tenant, self._pipeline, pairs, refused)
         with metrics.JOURNAL_APPEND_SECONDS.time():
-            answer = await self._appender.append(
+            return await self._appender.append(
                 self._pipeline,
                 uuid,
                 payload,
@@ -136,17 +185,6 @@ class Group:
                 requests=len(taken),
                 keyed=keyed(taken),
             )
-        if isinstance(answer, journal.Conflicts):
-            self._refused = refused
-            return self._without(taken, answer.indexes)
-        self._answer(taken, uuid, answer.repeats)
-        return []
-
-    def _without(self, taken: list[_Waiting], conflicts: frozenset[int]) -> list[_Waiting]:
-        for index in conflicts:
-            self.refuse("key_conflict")
-            _fail(taken[index], conflict())
-        return [w for index, w in enumerate(taken) if index not in conflicts]
 
     def _answer(
         self, taken: Sequence[_Waiting], uuid: bytes, repeats: Mapping[int, ids.Receipt]
@@ -162,7 +200,7 @@ class Group:
         """Return when nothing waits and nothing is in flight."""
         while self._waiting or self._in_flight:
             self._flush()
-            await asyncio.wait(self._in_flight)
+            await asyncio.wait(self._in_flight, return_when=asyncio.FIRST_COMPLETED)
 
 
 def take(waiting: list[_Waiting]) -> tuple[list[_Waiting], list[_Waiting]]:

@@ -9,8 +9,6 @@ them and keeps their neighbours. Both paths give the same result for the same re
 
 from __future__ import annotations
 
-import functools
-import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -20,17 +18,8 @@ import numpy as np
 from logweir.core import bounds, errors, moments, record
 from logweir.core.block import Part
 from logweir.core.record import Labels
+from logweir.ingest import fields
 
-_RESERVED_LABELS: Final = frozenset({"pipeline", "service", "level"})
-_LABEL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_.\-/]*")
-_HEX = re.compile(r"[0-9a-f]*")
-_NUL_ESCAPE = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
-_SURROGATE = re.compile(
-    rb"(?<!\\)((?:\\\\)*)(?:(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})"
-    rb"|\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
-)
-_REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
-_MAX_ID_BYTES: Final = 64
 _ATTRIBUTES_CHECK_BYTES: Final = 4 * bounds.MAX_ATTRIBUTES
 """Below this length an object cannot have too many keys: `"a":1,` takes six bytes."""
 
@@ -84,8 +73,8 @@ class Rules(msgspec.Struct, frozen=True):
 
 _record_decoder = msgspec.json.Decoder(WireRecord)
 _array_decoder = msgspec.json.Decoder(list[WireRecord])
-_raws_decoder = msgspec.json.Decoder(list[msgspec.Raw])
-_object_decoder = msgspec.json.Decoder(dict[str, object])
+_raw_array_decoder = msgspec.json.Decoder(list[msgspec.Raw])
+_raw_decoder = msgspec.json.Decoder(msgspec.Raw)
 
 
 def decode(body: bytes, rules: Rules) -> Decoded:
@@ -105,22 +94,12 @@ def decode(body: bytes, rules: Rules) -> Decoded:
             "objects, or one a line.",
         )
     decoded = None
-    if b"\0" not in body and not _has_bad_escape(body):
+    if b"\0" not in body and not fields.has_bad_escape(body):
         decoded = _decode_fast(body, start == b"[", rules)
     if decoded is None:
-        decoded = _decode_each(_pieces(body, start == b"["), rules)
+        decoded = _decode_each(*_pieces(body, start == b"["), rules)
     _check_old_days(decoded.part.times_ns, rules)
     return decoded
-
-
-def _has_bad_escape(body: bytes) -> bool:
-    if b"\\" not in body or b"\\u" not in body:
-        return False
-    return b"\\u0000" in body or _has_surrogate(body)
-
-
-def _has_surrogate(body: bytes) -> bool:
-    return (b"\\ud" in body or b"\\uD" in body) and _SURROGATE.search(body) is not None
 
 
 def _decode_fast(body: bytes, is_array: bool, rules: Rules) -> Decoded | None:
@@ -171,13 +150,16 @@ def _columns_are_good(body: bytes, is_array: bool, records: Sequence[WireRecord]
         _ids_are_good([r.trace_id for r in records if r.trace_id])
         and _ids_are_good([r.span_id for r in records if r.span_id])
         and _attributes_are_good([r.metadata for r in records if r.metadata])
-        and (len(body) <= bounds.MAX_RECORD_BYTES or _sizes_are_good(body, is_array, records))
+        and (
+            len(body) <= bounds.MAX_RECORD_BYTES
+            or max(map(len, _raws(body, is_array))) <= bounds.MAX_RECORD_BYTES
+        )
     )
 
 
 def _ids_are_good(ids: list[str]) -> bool:
     return not ids or (
-        _HEX.fullmatch("".join(ids)) is not None and max(map(len, ids)) <= _MAX_ID_BYTES
+        fields.HEX.fullmatch("".join(ids)) is not None and max(map(len, ids)) <= fields.MAX_ID_BYTES
     )
 
 
@@ -195,14 +177,6 @@ def _attributes_are_good(raws: list[msgspec.Raw]) -> bool:
         return False
     # A record nested too deep has more brackets by itself than all others need.
     return joined.count(b"{") + joined.count(b"[") < len(raws) + bounds.MAX_JSON_DEPTH - 1
-
-
-def _sizes_are_good(body: bytes, is_array: bool, records: Sequence[WireRecord]) -> bool:
-    if is_array:
-        # Four bytes hold any character; a record near the bound is measured exactly later.
-        top = max(4 * len(r.message) + len(bytes(r.metadata)) for r in records)
-        return top < bounds.MAX_RECORD_BYTES - (1 << 16)
-    return max(map(len, body.split(b"\n"))) <= bounds.MAX_RECORD_BYTES
 
 
 def _times(records: Sequence[WireRecord], arrival_ns: int) -> list[int]:
@@ -233,52 +207,13 @@ def _label_sets(records: Sequence[WireRecord]) -> tuple[list[Labels], list[int]]
     ]
     table: dict[Labels, int] = {}
     by_source = {
-        source: table.setdefault(_cached_labels(*source), len(table))
+        source: table.setdefault(fields.cached_labels(*source), len(table))
         for source in dict.fromkeys(sources)
     }
     label_set = [by_source[source] for source in sources]
     if len(table) > bounds.MAX_LABEL_SETS:
         raise errors.BadRequestError("too many label sets")
     return list(table), label_set
-
-
-@functools.lru_cache(maxsize=8192)
-def _cached_labels(
-    service: str, level: str, host: str | None, more: tuple[tuple[str, str], ...]
-) -> Labels:
-    return labels_of(service, level, host, dict(more))
-
-
-def labels_of(service: str, level: str, host: str | None, more: dict[str, str] | None) -> Labels:
-    """Return a record's labels.
-
-    Raises:
-        BadRequestError: one is over the bounds, reserved or not a name; or there is no service.
-    """
-    found = dict(more or {})
-    for name in found:
-        if name in _RESERVED_LABELS:
-            raise errors.BadRequestError(f"labels.{name[:64]}: the name is reserved")
-        if len(name.encode()) > bounds.MAX_LABEL_NAME_BYTES or not _LABEL_NAME.fullmatch(name):
-            raise errors.BadRequestError(
-                f"labels: {name[:80]!r} is no label name of up to "
-                f"{bounds.MAX_LABEL_NAME_BYTES} of a-z, A-Z, 0-9 and _ . - /"
-            )
-    found["service"] = service
-    if host:
-        found["host"] = host
-    for name, value in found.items():
-        size = len(value.encode("utf-8", "replace"))
-        if size > bounds.MAX_LABEL_VALUE_BYTES:
-            raise errors.BadRequestError(
-                f"{name}: {size} bytes, a label's value may have {bounds.MAX_LABEL_VALUE_BYTES}"
-            )
-    if not service:
-        raise errors.BadRequestError("service: it is empty")
-    found["level"] = record.level(level)
-    if len(found) > bounds.MAX_LABELS:
-        raise errors.BadRequestError(f"labels: {len(found)}, a record may have {bounds.MAX_LABELS}")
-    return record.labels(found)
 
 
 def _check_count(count: int) -> None:
@@ -289,53 +224,53 @@ def _check_count(count: int) -> None:
         )
 
 
-def _pieces(body: bytes, is_array: bool) -> list[bytes]:
-    """The raw bytes of each record."""
-    if not is_array:
-        lines = [line for line in body.split(b"\n") if line.strip()]
-        if len(lines) > 1 and _is_one_object(body):
-            lines = [body]
-        _check_count(len(lines))
-        return lines
-    # NUL and wrong UTF-8 would end the walk over the array, so they are replaced before it.
-    text = body.replace(b"\0", _REPLACEMENT.encode())
-    if not _is_utf8(text):
-        text = text.decode("utf-8", "replace").encode()
-    try:
-        raws = _raws_decoder.decode(text)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as cause:
-        raise errors.BadRequestError(f"The body is not a JSON array: {cause}.") from cause
-    _check_count(len(raws))
-    if not raws:
+def _raws(body: bytes, is_array: bool) -> list[msgspec.Raw]:
+    """The records' own bytes, as the typed decoders find them: also several on a line.
+
+    Raises:
+        MsgspecError, RecursionError: some of the body is no JSON.
+    """
+    return _raw_array_decoder.decode(body) if is_array else _raw_decoder.decode_lines(body)
+
+
+def _pieces(body: bytes, is_array: bool) -> tuple[list[bytes], bool]:
+    """The raw bytes of each record, and whether the body had to be sanitised to find them.
+
+    Raises:
+        BadRequestError: it is no array after all, or an empty one.
+    """
+    pieces, is_cleaned = _walk(body, is_array)
+    _check_count(len(pieces))
+    if not pieces:
         raise errors.BadRequestError("The array holds no record.")
-    return [bytes(raw) for raw in raws]
+    return pieces, is_cleaned
 
 
-def _is_one_object(body: bytes) -> bool:
-    """Whether the whole body is one object over several lines, as people write it by hand."""
+def _walk(body: bytes, is_array: bool) -> tuple[list[bytes], bool]:
     try:
-        _object_decoder.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return False
-    return True
-
-
-def _is_utf8(data: bytes) -> bool:
+        return list(map(bytes, _raws(body, is_array))), False
+    except (msgspec.MsgspecError, RecursionError):
+        clean, is_changed = fields.sanitise(body)
     try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+        return list(map(bytes, _raws(clean, is_array))), is_changed
+    except RecursionError as cause:
+        if is_array:
+            raise fields.too_deep() from cause
+    except msgspec.MsgspecError as cause:
+        if is_array:
+            raise errors.BadRequestError(f"The body is not a JSON array: {cause}.") from cause
+    # A line that is no JSON by itself does not spoil the others.
+    return [line for line in body.split(b"\n") if line.strip()], False
 
 
-def _decode_each(pieces: Sequence[bytes], rules: Rules) -> Decoded:
+def _decode_each(pieces: Sequence[bytes], is_cleaned: bool, rules: Rules) -> Decoded:
     part = Part(times_ns=[], label_set=[], label_sets=[], messages=[])
     rejected: list[Rejected] = []
     expired: list[int] = []
     table: dict[Labels, int] = {}
     for index, piece in enumerate(pieces):
         try:
-            one = _decode_one(piece, rules)
+            one = _decode_one(piece, is_cleaned, rules)
             if one.time_ns < rules.oldest_ns:
                 expired.append(index)
                 continue
@@ -371,17 +306,20 @@ class _One(msgspec.Struct):
     extra: bytes
 
 
-def _decode_one(piece: bytes, rules: Rules) -> _One:
+def _decode_one(piece: bytes, is_cleaned: bool, rules: Rules) -> _One:
     if len(piece) > bounds.MAX_RECORD_BYTES:
         raise errors.TooLargeError(
             f"{len(piece)} bytes, a record may have {bounds.MAX_RECORD_BYTES}"
         )
-    clean, is_changed = sanitise(piece)
+    clean, is_changed = fields.sanitise(piece)
+    # Whose text it was that had to be sanitised before, only the replacement tells.
+    is_changed |= is_cleaned and any(mark in clean for mark in fields.REPLACEMENTS)
     try:
         wire = _record_decoder.decode(clean)
-        attributes, keys = _attributes(bytes(wire.metadata))
+        attributes = fields.attributes(bytes(wire.metadata))
+        promoted = fields.promoted(attributes, rules.promote)
     except RecursionError as cause:
-        raise _too_deep() from cause
+        raise fields.too_deep() from cause
     except (msgspec.MsgspecError, UnicodeDecodeError) as cause:
         raise errors.BadRequestError(str(cause).replace("`$.", "`")) from cause
     time_ns = _time(wire.timestamp, rules.arrival_ns)
@@ -389,123 +327,18 @@ def _decode_one(piece: bytes, rules: Rules) -> _One:
     if time_ns > rules.arrival_ns + bounds.MAX_FUTURE_NS:
         extra = msgspec.json.encode({"timestamp": wire.timestamp})
         time_ns, flags = rules.arrival_ns, flags | record.FLAG_FUTURE
-    promoted = _promoted(keys, rules.promote)
     return _One(
         time_ns=time_ns,
-        labels=labels_of(wire.service, wire.level, wire.host, promoted | (wire.labels or {})),
+        labels=fields.labels_of(
+            wire.service, wire.level, wire.host, promoted | (wire.labels or {})
+        ),
         message=wire.message,
-        trace=hex_id("trace_id", wire.trace_id),
-        span=hex_id("span_id", wire.span_id),
+        trace=fields.hex_id("trace_id", wire.trace_id),
+        span=fields.hex_id("span_id", wire.span_id),
         attributes=attributes,
         flags=flags,
         extra=extra,
     )
-
-
-def sanitise(piece: bytes) -> tuple[bytes, bool]:
-    """Replace NUL, wrong UTF-8 and lone surrogates by U+FFFD; true when anything was replaced."""
-    clean = piece
-    if b"\0" in clean:
-        clean = clean.replace(b"\0", _REPLACEMENT.encode())
-    if not _is_utf8(clean):
-        clean = clean.decode("utf-8", "replace").encode()
-    if b"\\u0000" in clean:
-        clean = _replace(_NUL_ESCAPE, clean)
-    if _has_surrogate(clean):
-        clean = _replace(_SURROGATE, clean)
-    return clean, clean != piece or _REPLACEMENT.encode() in clean
-
-
-def _replace(pattern: re.Pattern[bytes], data: bytes) -> bytes:
-    def one(found: re.Match[bytes]) -> bytes:
-        groups = found.groups()
-        if len(groups) > 1 and groups[1]:  # a pair of surrogates is a character
-            return found[0]
-        return (groups[0] or b"") + b"\\ufffd"
-
-    # A match ends where the next may begin, whose look-behind then sees the escape before it.
-    before = None
-    while before != data:
-        before, data = data, pattern.sub(one, data)
-    return data
-
-
-def _attributes(raw: bytes) -> tuple[bytes, dict[str, object]]:
-    """The attributes, checked, and their keys; bytes are changed only to drop line breaks.
-
-    Raises:
-        BadRequestError: no object, too many keys, nested too deep.
-    """
-    if not raw or raw == b"null":
-        return b"", {}
-    if not raw.startswith(b"{"):
-        raise errors.BadRequestError("metadata: it is no JSON object")
-    if raw.count(b"{") + raw.count(b"[") >= bounds.MAX_JSON_DEPTH and _depth(raw) >= (
-        bounds.MAX_JSON_DEPTH
-    ):
-        raise _too_deep()
-    keys = _object_decoder.decode(raw)
-    if len(keys) > bounds.MAX_ATTRIBUTES:
-        raise errors.BadRequestError(
-            f"metadata: {len(keys)} keys, a record may have {bounds.MAX_ATTRIBUTES}"
-        )
-    if min(raw) < 32:
-        raw = msgspec.json.encode(keys)
-    return raw, keys
-
-
-def _too_deep() -> errors.BadRequestError:
-    return errors.BadRequestError(f"nested deeper than {bounds.MAX_JSON_DEPTH} levels")
-
-
-def _depth(raw: bytes) -> int:
-    """The nesting of a JSON text that has passed the parser."""
-    bare = re.sub(rb'"(?:[^"\\]|\\.)*"', b"", raw)
-    depth = top = 0
-    for byte in bare:
-        if byte in b"{[":
-            depth += 1
-            top = max(top, depth)
-        elif byte in b"}]":
-            depth -= 1
-    return top
-
-
-def _promoted(keys: dict[str, object], paths: tuple[str, ...]) -> dict[str, str]:
-    """Labels from attributes, by the pipeline's list of dotted paths; only what fits a label."""
-    found = {}
-    for path in paths:
-        value: object = keys.get(path)
-        if value is None:
-            value = keys
-            for step in path.split("."):
-                value = value.get(step) if isinstance(value, dict) else None
-        text = _scalar(value)
-        if text and len(text.encode()) <= bounds.MAX_LABEL_VALUE_BYTES:
-            found[path.rsplit(".", 1)[-1]] = text
-    return {name: text for name, text in found.items() if name not in _RESERVED_LABELS}
-
-
-def _scalar(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return str(value) if isinstance(value, str | int | float) else ""
-
-
-def hex_id(name: str, value: str | None) -> str:
-    """Return a trace or span id in lower case; dashes of a UUID are dropped.
-
-    Raises:
-        BadRequestError: it is not hex, or too long.
-    """
-    if not value:
-        return ""
-    text = value.lower().replace("-", "")
-    if len(text) > _MAX_ID_BYTES or not _HEX.fullmatch(text):
-        raise errors.BadRequestError(
-            f"{name}: {value[:40]!r} is not hex of up to {_MAX_ID_BYTES} digits"
-        )
-    return text
 
 
 def _check_old_days(times_ns: Sequence[int], rules: Rules) -> None:
