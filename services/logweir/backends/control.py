@@ -121,7 +121,7 @@ class Control:
                             self._conninfo, autocommit=True, row_factory=dict_row
                         )
                     yield self._connection
-            except (psycopg.OperationalError, OSError, TimeoutError) as cause:
+            except (psycopg.Error, OSError, TimeoutError) as cause:
                 connection, self._connection = self._connection, None
                 if connection is not None:
                     with contextlib.suppress(psycopg.Error, OSError):
@@ -169,6 +169,9 @@ class Control:
     ) -> Tenant:
         """Return the tenant of an object, claiming the id when the object has none yet.
 
+        An id that was given up is given again only to an object of the same cluster, namespace
+        and name, which is taken for the same tenant.
+
         Raises:
             IdentityClaimedError: the id is or was another object's.
         """
@@ -176,6 +179,13 @@ class Control:
             "insert into logweir.tenants (id, cluster, namespace, name)"
             " values (%s, %s, %s, %s) on conflict do nothing",
             [tenant, cluster, namespace, name],
+        )
+        await self._rows(
+            "update logweir.tenants set state = 'provisioning' where id = %s and cluster = %s"
+            " and namespace = %s and name = %s and state = 'deleted' and not exists (select"
+            " from logweir.tenants t where t.cluster = %s and t.namespace = %s and t.name = %s"
+            " and t.state <> 'deleted')",
+            [tenant, cluster, namespace, name, cluster, namespace, name],
         )
         rows = await self._rows(
             "select * from logweir.tenants where cluster = %s and namespace = %s and name = %s"
@@ -224,12 +234,16 @@ class Control:
         generation: int,
         expires_at: datetime | None,
     ) -> ApiKeyRow:
-        """Return the tenant's key of this name and generation; an older one is revoked."""
+        """Return the tenant's key of this name and generation; an older one is revoked.
+
+        So is one that would outlive `expires_at`: its expiry stands in its text.
+        """
         async with self._door() as connection, connection.transaction():
             await connection.execute(
                 "update logweir.api_keys set revoked_at = now() where tenant = %s and name = %s"
-                " and revoked_at is null and (generation, scopes, pipeline) <> (%s, %s, %s)",
-                [tenant.id, name, generation, scopes, pipeline],
+                " and revoked_at is null and ((generation, scopes, pipeline) <> (%s, %s, %s)"
+                " or coalesce(expires_at, 'infinity') > %s)",
+                [tenant.id, name, generation, scopes, pipeline, expires_at or "infinity"],
             )
             is_ingest = scopes == keys.SCOPE_INGEST
             cursor = await connection.execute(
@@ -320,3 +334,16 @@ class Control:
             {"name": name, "holder": holder, "hold": hold_s},
         )
         return bool(rows)
+
+    async def purge_object(self, kind: str, namespace: str, name: str) -> None:
+        """Forget an object whose deletion is finished."""
+        await self._rows(
+            "delete from logweir.objects"
+            " where kind = %s and namespace = %s and name = %s and deleted_at is not null",
+            [kind, namespace, name],
+        )
+
+    async def set_tenant_deleted(self, tenant: TenantId) -> None:
+        """Retire a tenant's id for ever; its keys go."""
+        await self._rows("update logweir.tenants set state = 'deleted' where id = %s", [tenant])
+        await self._rows("delete from logweir.api_keys where tenant = %s", [tenant])

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import re
 import uuid as uuids
 from collections.abc import Iterable, Sequence
@@ -21,10 +20,9 @@ import numpy as np
 import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
-from psycopg.types.multirange import Int8Multirange
-from psycopg.types.range import Int8Range
 
-from logweir.core import columns, errors, names, segment, settle
+from logweir.backends import ledgers
+from logweir.core import columns, errors, moments, names, segment, settle
 from logweir.core.binding import Login, PostgresServer
 from logweir.core.columns import Columns
 from logweir.core.names import PipelineId, TenantId
@@ -35,13 +33,16 @@ COMMIT_TIMEOUT_S: Final = 60.0
 CONNECT_TIMEOUT_S: Final = 5
 
 _DATA_ERRORS: Final = (psycopg.DataError, psycopg.IntegrityError)
-_NO_PARTITION: Final = "23514"
+_TOO_OLD: Final = "LW001"
+_TOO_NEW: Final = "LW002"
+"""What ensure_partition raises: the time is older than the retention, or in the future."""
+
 _BOUND = re.compile(r"FROM \('?(-?\d+)'?\) TO \('?(-?\d+)'?\)")
 
 
 class RefusedByStoreError(errors.LogweirError):
-    """PostgreSQL refused the values themselves (SQLSTATE class 22 or 23): sent again, it will
-    again."""
+    """The values themselves were refused (SQLSTATE class 22 or 23, a time in the future, text that
+    is none): sent again, they will be again."""
 
     code = "refused_by_store"
 
@@ -99,26 +100,41 @@ class Store:
 
         Raises:
             RefusedByStoreError: the values themselves were refused; nothing was stored.
+                Some block among these is to blame, maybe not all.
             UnavailableError: anything else; it is unknown whether the commit took place, and
                 harmless to try again.
         """
-        work = _Work(pipeline, deliveries, now_ns, retention_days, oldest_pending_ms)
+        oldest_ns = now_ns - retention_days * moments.NS_PER_DAY
+        work = _Work(pipeline, deliveries, oldest_ns, oldest_pending_ms)
         try:
             async with asyncio.timeout(COMMIT_TIMEOUT_S):
-                connection = await self._connect()
-                guess = work.results(settle.Known())
-                await self._cover(connection, guess)
-                return await self._transaction(connection, work, guess)
+                return await self._commit(work)
         except psycopg.errors.CheckViolation as error:
             # A partition was dropped since its bounds were read; they are read again.
             self._partitions = []
             raise errors.UnavailableError(f"The store has no partition: {error}.") from error
-        except _DATA_ERRORS as error:
-            raise RefusedByStoreError(f"{error.sqlstate}: {error}") from error
+        except (*_DATA_ERRORS, ValueError, msgspec.MsgspecError) as error:
+            raise RefusedByStoreError(f"{type(error).__name__}: {error}") from error
         except (psycopg.Error, OSError, TimeoutError) as error:
             await self.close()
             reason = str(error).strip() or type(error).__name__
             raise errors.UnavailableError(f"The store failed: {reason}.") from error
+
+    async def _commit(self, work: _Work) -> Committed:
+        connection = await self._connect()
+        guess = work.results(settle.Known())
+        try:
+            await self._cover(connection, guess)
+        except psycopg.Error as error:
+            if error.sqlstate == _TOO_NEW:
+                raise RefusedByStoreError(f"{error.sqlstate}: {error}") from error
+            if error.sqlstate != _TOO_OLD or not error.diag.message_detail:
+                raise
+            # The tenant keeps less than the pipeline was told, or the clocks differ.
+            work = msgspec.structs.replace(work, oldest_ns=int(error.diag.message_detail))
+            guess = work.results(settle.Known())
+            await self._cover(connection, guess)
+        return await self._transaction(connection, work, guess)
 
     async def _connect(self) -> psycopg.AsyncConnection[Any]:
         if self._connection is None or self._connection.closed:
@@ -140,11 +156,12 @@ class Store:
     ) -> None:
         """Make sure that a partition holds each record that will be stored."""
         times_ns = np.concatenate([result.records.time_ns for result in guess])
+        if not self._partitions:
+            self._partitions = await self._read_partitions(connection)
         for time_ns in uncovered(self._partitions, times_ns):
-            await connection.execute(
-                sql.SQL("select {}.ensure_partition(%s)").format(sql.Identifier(self._schema)),
-                [time_ns],
-            )
+            if not uncovered(self._partitions, np.array([time_ns])):
+                continue  # an earlier one's partition holds it, too
+            await connection.execute(self._sql("select {}.ensure_partition(%s)"), [time_ns])
             self._partitions = await self._read_partitions(connection)
 
     async def _read_partitions(
@@ -168,11 +185,10 @@ class Store:
         # Nearly always all is new: the segments are made before any row is locked.
         segments = work.segments(guess, self._partitions)
         async with connection.transaction():
-            known = await self._ask_ledgers(connection, work)
+            known = await ledgers.ask(connection, self._schema, work.pipeline, work.deliveries)
             results = work.results(known)
-            fresh = await self._add_blocks(connection, work.pipeline, results)
-            kept = [result for result in results if result.delivery.uuid in fresh]
-            kept = _first_of_each(kept)
+            fresh = await ledgers.add_blocks(connection, self._schema, work.pipeline, results)
+            kept = _first_of_each([r for r in results if r.delivery.uuid in fresh])
             if len(kept) != len(guess) or known.earlier or known.seen:
                 segments = work.segments(kept, self._partitions)
             stored_bytes = await self._add_segments(connection, segments)
@@ -180,138 +196,6 @@ class Store:
         done = {id(result.delivery) for result in kept}
         repeated = tuple(d for d in work.deliveries if id(d) not in done)
         return Committed(tuple(kept), repeated)
-
-    async def _ask_ledgers(
-        self, connection: psycopg.AsyncConnection[Any], work: _Work
-    ) -> settle.Known:
-        wanted = settle.keyed_requests(work.deliveries)
-        earlier = await self._add_requests(connection, work.pipeline, wanted)
-        numbers = settle.numbers(work.deliveries)
-        seen: set[settle.Number] = set()
-        for (producer, epoch), group in itertools.groupby(
-            numbers, key=lambda number: (number.producer, number.epoch)
-        ):
-            sequences = [number.sequence for number in group]
-            old = await self._spend(connection, work.pipeline, producer, epoch, sequences)
-            seen |= {settle.Number(producer, epoch, sequence) for sequence in old}
-        return settle.Known(earlier, frozenset(seen))
-
-    async def _add_requests(
-        self,
-        connection: psycopg.AsyncConnection[Any],
-        pipeline: PipelineId,
-        wanted: Sequence[settle.KeyedRequest],
-    ) -> dict[bytes, settle.KeyedRequest]:
-        """Add ledger rows for requests; return those that stood there before, by key."""
-        if not wanted:
-            return {}
-        keys = [uuids.UUID(bytes=request.key) for request in wanted]
-        cursor = await connection.execute(
-            self._sql(
-                "insert into {}.ledger (key, pipeline, kind, block, request_index, fingerprint)"
-                " select k, %s, 'r', b, i, f from unnest(%s::uuid[], %s::uuid[], %s::int4[],"
-                " %s::int8[]) as t(k, b, i, f) order by k on conflict (key) do nothing"
-                " returning key"
-            ),
-            [
-                pipeline,
-                keys,
-                [uuids.UUID(bytes=request.block) for request in wanted],
-                [request.index for request in wanted],
-                [request.fingerprint for request in wanted],
-            ],
-        )
-        added = {row[0] for row in await cursor.fetchall()}
-        old = [key for key in keys if key not in added]
-        if not old:
-            return {}
-        cursor = await connection.execute(
-            self._sql(
-                "select key, block, request_index, fingerprint from {}.ledger where key = any(%s)"
-            ),
-            [old],
-        )
-        return {
-            key.bytes: settle.KeyedRequest(key.bytes, block.bytes, index, fingerprint)
-            for key, block, index, fingerprint in await cursor.fetchall()
-        }
-
-    async def _spend(
-        self,
-        connection: psycopg.AsyncConnection[Any],
-        pipeline: PipelineId,
-        producer: bytes,
-        epoch: int,
-        sequences: Sequence[int],
-    ) -> set[int]:
-        """Mark a producer's numbers as seen; return those that were before."""
-        who = [pipeline, uuids.UUID(bytes=producer), epoch]
-        await connection.execute(
-            self._sql(
-                "insert into {}.producers (pipeline, producer, epoch) values (%s, %s, %s)"
-                " on conflict do nothing"
-            ),
-            who,
-        )
-        cursor = await connection.execute(
-            self._sql(
-                "select seen from {}.producers where pipeline = %s and producer = %s"
-                " and epoch = %s for update"
-            ),
-            who,
-        )
-        row = await cursor.fetchone()
-        ranges = [(part.lower, part.upper) for part in (row[0] if row else ())]
-        spent = settle.spend(ranges, sequences)
-        seen = set(spent.seen)
-        if spent.overflow:
-            seen |= await self._add_overflow(connection, pipeline, producer, epoch, spent.overflow)
-        if len(seen) < len(set(sequences)):
-            await connection.execute(
-                self._sql(
-                    "update {}.producers set seen = %s, last_at = now() where pipeline = %s"
-                    " and producer = %s and epoch = %s"
-                ),
-                [Int8Multirange([Int8Range(low, high) for low, high in spent.ranges]), *who],
-            )
-        return seen
-
-    async def _add_overflow(
-        self,
-        connection: psycopg.AsyncConnection[Any],
-        pipeline: PipelineId,
-        producer: bytes,
-        epoch: int,
-        overflow: Iterable[int],
-    ) -> set[int]:
-        """Remember numbers without room in the ranges as rows; return those known before."""
-        by_key = {settle.overflow_key(producer, epoch, number): number for number in overflow}
-        wanted = [settle.KeyedRequest(key, producer, 0, 0) for key in sorted(by_key)]
-        earlier = await self._add_requests(connection, pipeline, wanted)
-        return {by_key[key] for key in earlier}
-
-    async def _add_blocks(
-        self,
-        connection: psycopg.AsyncConnection[Any],
-        pipeline: PipelineId,
-        results: Sequence[settle.BlockResult],
-    ) -> set[bytes]:
-        """Add the blocks' ledger rows; return the ids of those that were not there."""
-        rows = sorted({r.delivery.uuid: r for r in reversed(results)}.items())
-        cursor = await connection.execute(
-            self._sql(
-                "insert into {}.ledger (key, pipeline, kind, block, outcomes)"
-                " select k, %s, 'b', k, string_to_array(o, ',')::int4[]"
-                " from unnest(%s::uuid[], %s::text[]) as t(k, o) order by k"
-                " on conflict (key) do nothing returning key"
-            ),
-            [
-                pipeline,
-                [uuids.UUID(bytes=uuid) for uuid, _ in rows],
-                [_outcomes_text(result) for _, result in rows],
-            ],
-        )
-        return {row[0].bytes for row in await cursor.fetchall()}
 
     async def _add_segments(
         self, connection: psycopg.AsyncConnection[Any], segments: Sequence[segment.Segment]
@@ -370,14 +254,11 @@ class _Work(msgspec.Struct, frozen=True, eq=False):
 
     pipeline: PipelineId
     deliveries: Sequence[settle.Delivery]
-    now_ns: int
-    retention_days: int
+    oldest_ns: int
     oldest_pending_ms: int | None
 
     def results(self, known: settle.Known) -> list[settle.BlockResult]:
-        return settle.settle(
-            self.deliveries, known, now_ns=self.now_ns, retention_days=self.retention_days
-        )
+        return settle.settle(self.deliveries, known, now_ns=self.oldest_ns, retention_days=0)
 
     def segments(
         self, results: Sequence[settle.BlockResult], partitions: Sequence[tuple[int, int]]
@@ -395,11 +276,6 @@ class _Work(msgspec.Struct, frozen=True, eq=False):
 def _first_of_each(results: Sequence[settle.BlockResult]) -> list[settle.BlockResult]:
     """One block may be delivered twice in a batch; the first one counts."""
     return list({r.delivery.uuid: r for r in reversed(results)}.values())[::-1]
-
-
-def _outcomes_text(result: settle.BlockResult) -> str:
-    flat = itertools.chain.from_iterable(msgspec.structs.astuple(o) for o in result.outcomes)
-    return ",".join(map(str, flat))
 
 
 def totals(results: Iterable[settle.BlockResult]) -> settle.Outcome:
@@ -424,19 +300,19 @@ def refusals(results: Iterable[settle.BlockResult]) -> dict[str, int]:
     return found
 
 
-def uncovered(partitions: Sequence[tuple[int, int]], times_ns: columns.Int64s) -> Iterable[int]:
+def uncovered(partitions: Sequence[tuple[int, int]], times_ns: columns.Int64s) -> list[int]:
     """Return times that no partition holds, at least one of each gap between partitions."""
     if not len(times_ns):
         return []
     if not partitions:
-        lone = np.unique(times_ns // 86_400_000_000_000, return_index=True)[1]
+        lone = np.unique(times_ns // moments.NS_PER_DAY, return_index=True)[1]
         days: list[int] = times_ns[lone].tolist()
         return days
     where, inside = _partition_of(partitions, times_ns)
     out = times_ns[~inside]
     if not len(out):
         return []
-    keys = np.stack([where[~inside], out // 86_400_000_000_000])
+    keys = np.stack([where[~inside], out // moments.NS_PER_DAY])
     lone = np.unique(keys, axis=1, return_index=True)[1]
     found: list[int] = out[lone].tolist()
     return found

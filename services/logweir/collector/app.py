@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 
 from logweir.collector.worker import Worker
 from logweir.core.binding import CollectorBinding, CollectorTenant
@@ -32,11 +33,9 @@ class Collector:
     async def bind(self, binding: CollectorBinding) -> None:
         """Collect what the binding says from now on."""
         wanted = {tenant.tenant: tenant for tenant in binding.tenants}
-        for name, (tenant, _, _) in list(self._tasks.items()):
-            if wanted.get(name) != tenant:
-                await self._end(name)
+        await self._end([n for n, (tenant, _, _) in self._tasks.items() if wanted.get(n) != tenant])
         for name, tenant in wanted.items():
-            if name not in self._tasks:
+            if name not in self._tasks and not self._running.stopping.is_set():
                 own = _OwnLife(self._running)
                 task = asyncio.create_task(self._keep(tenant, own), name=f"collect {name}")
                 self._tasks[name] = (tenant, own, task)
@@ -46,20 +45,23 @@ class Collector:
         while not own.stopping.is_set():
             try:
                 await Worker(tenant, self._consumer, own).run()
-            except Exception:
+            except Exception as error:
                 logger.exception("worker failed", extra={"tenant": tenant.tenant})
+                own.report(f"tenant {tenant.tenant}", f"failed: {error!r}")
                 await own.pause(RESTART_S)
 
-    async def _end(self, name: TenantId) -> None:
-        _, own, task = self._tasks.pop(name)
-        own.stopping.set()
-        await task
-        self._running.forget(f"tenant {name}")
+    async def _end(self, names: Sequence[TenantId]) -> None:
+        """Let these workers store what they hold, all at once, and end."""
+        ended = {name: self._tasks.pop(name) for name in names}
+        for _, own, _ in ended.values():
+            own.stopping.set()
+        await asyncio.gather(*(task for _, _, task in ended.values()))
+        for name in ended:
+            self._running.forget(f"tenant {name}")
 
     async def drain(self) -> None:
         """Let all workers store what they hold."""
-        for name in list(self._tasks):
-            await self._end(name)
+        await self._end(list(self._tasks))
 
 
 class _OwnLife(life.Life):
@@ -71,6 +73,9 @@ class _OwnLife(life.Life):
 
     def report(self, part: str, problem: str = "") -> None:
         self._process.report(part, problem)
+
+    def forget(self, part: str) -> None:
+        self._process.forget(part)
 
 
 async def run(settings: Settings, running: life.Life) -> None:

@@ -1,11 +1,14 @@
 """A circuit breaker: stops a pipeline whose blocks are damaged one after the other. Pure.
 
 One damaged block is quarantined and its neighbours go on. Many mean that something is wrong with
-the program or the journal, and quarantining all of them would only hide it.
+the program or the journal, and quarantining all of them would only hide it. The pipeline stands
+still and says so; after each cool-down one more damaged block may pass, so that it is never lost
+for good behind a damaged stretch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -46,3 +49,15 @@ def after(breaker: Breaker, is_bad: bool, now_s: float) -> Breaker:
     if many or seen.bad_in_a_row >= IN_A_ROW:
         return msgspec.structs.replace(seen, open_until_s=now_s + COOL_DOWN_S)
     return seen
+
+
+def judge(breaker: Breaker, are_bad: Sequence[bool], now_s: float) -> tuple[Breaker, int]:
+    """Return the breaker after blocks in their order, and how many of them may be stored.
+
+    That is all of them, or those up to the one that opened it.
+    """
+    for number, is_bad in enumerate(are_bad, start=1):
+        breaker = after(breaker, is_bad, now_s)
+        if breaker.is_open(now_s):
+            return breaker, number
+    return breaker, len(are_bad)

@@ -5,6 +5,7 @@ Entry -> deliver() -> Buffer ... due? -> the batch of a transaction
 
 from __future__ import annotations
 
+import hashlib
 from typing import Final
 
 import msgspec
@@ -20,7 +21,24 @@ FLUSH_BYTES: Final = 16 * bounds.MIB
 """Decoded bytes at which a batch goes to the store, whatever its number of records."""
 
 READ_ENTRIES: Final = 16
-"""Entries of one read. With blocks of at most 10 MiB it bounds what a collector holds."""
+"""Most entries of one read: with the largest of blocks still a bounded amount of memory."""
+
+READ_BYTES: Final = 8 * bounds.MIB
+"""Bytes of one read from which fewer entries are asked for."""
+
+_UUID_BYTES: Final = 16
+_MAX_COUNT: Final = (1 << 31) - 1
+"""The ledger's outcomes are int4; an entry's own count is nobody's promise."""
+
+
+def next_count(count: int, size_bytes: int) -> int:
+    """Return how many entries to ask for after a read of `count` that brought so many bytes.
+
+    Begins low and doubles, so that a process that was killed for its memory gets on after all.
+    """
+    if size_bytes > READ_BYTES:
+        return max(1, count * READ_BYTES // size_bytes)
+    return min(2 * count, READ_ENTRIES)
 
 
 def deliver(entry: Entry, tenant: TenantId, pipeline: PipelineId) -> settle.Delivery:
@@ -29,19 +47,39 @@ def deliver(entry: Entry, tenant: TenantId, pipeline: PipelineId) -> settle.Deli
     Raises:
         UnknownVersionError: a newer program wrote it; it must stay where it is.
     """
-    bare = settle.Delivery(entry.id, entry.uuid, entry.accepted, entry.payload)
+    bare = settle.Delivery(
+        entry.id, _uuid(entry), min(max(0, entry.accepted), _MAX_COUNT), entry.payload
+    )
     try:
         header, records = block.decode(entry.payload)
     except errors.UnknownVersionError:
         raise
-    except errors.FormatError as error:
-        return msgspec.structs.replace(bare, problem=f"undecodable: {error.message}")
+    except (errors.FormatError, ValueError) as error:
+        return refused(bare, f"undecodable: {error}")
     if header.tenant != tenant or header.pipeline != pipeline:
-        found = f"{header.tenant}/{header.pipeline}"
-        return msgspec.structs.replace(bare, problem=f"foreign block of {found}")
+        return refused(bare, f"foreign block of {header.tenant}/{header.pipeline}")
     if header.uuid != entry.uuid or header.accepted != entry.accepted:
-        return msgspec.structs.replace(bare, problem="block and stream entry differ")
+        return refused(bare, "block and stream entry differ")
     return msgspec.structs.replace(bare, header=header, records=records)
+
+
+def refused(delivery: settle.Delivery, problem: str) -> settle.Delivery:
+    """Return the delivery as one for the quarantine, whole."""
+    return settle.Delivery(
+        delivery.entry_id,
+        delivery.uuid,
+        delivery.accepted,
+        delivery.payload,
+        problem=problem.replace("\0", "\N{REPLACEMENT CHARACTER}"),
+    )
+
+
+def _uuid(entry: Entry) -> bytes:
+    """The block's id in the ledger; an entry without one gets one that is its own for ever."""
+    if len(entry.uuid) == _UUID_BYTES:
+        return entry.uuid
+    what = b"%b\0%b" % (entry.id.encode(), entry.payload)
+    return hashlib.blake2b(what, digest_size=_UUID_BYTES).digest()
 
 
 class Buffer:
@@ -51,9 +89,10 @@ class Buffer:
         self.linger_s = linger_s
         self.entries: list[Entry] = []
         self.deliveries: list[settle.Delivery] = []
+        self.records = 0
+        self.size_bytes = 0
+        self._ids: set[str] = set()
         self._since_s = 0.0
-        self._records = 0
-        self._size_bytes = 0
 
     def add(self, entry: Entry, delivery: settle.Delivery, now_s: float) -> None:
         """Hold one more block."""
@@ -61,22 +100,26 @@ class Buffer:
             self._since_s = now_s
         self.entries.append(entry)
         self.deliveries.append(delivery)
-        self._records += delivery.header.records if delivery.header else 1
-        self._size_bytes += delivery.header.size_bytes if delivery.header else len(entry.payload)
+        self._ids.add(entry.id)
+        # A block without records still costs a row of the ledger.
+        self.records += max(1, delivery.header.records) if delivery.header else 1
+        decoded_bytes = delivery.header.size_bytes if delivery.header else 0
+        self.size_bytes += max(decoded_bytes, len(entry.payload))
 
     def holds(self, entry_id: str) -> bool:
         """Whether an entry is here already: a claim may hand out what this process waits with."""
-        return any(entry.id == entry_id for entry in self.entries)
+        return entry_id in self._ids
 
     def wait_s(self, now_s: float) -> float | None:
         """How long the batch may still wait for company; 0 when it is due, None when empty."""
         if not self.entries:
             return None
-        if self._records >= FLUSH_RECORDS or self._size_bytes >= FLUSH_BYTES:
+        if self.records >= FLUSH_RECORDS or self.size_bytes >= FLUSH_BYTES:
             return 0.0
         return max(0.0, self._since_s + self.linger_s - now_s)
 
     def clear(self) -> None:
         """Forget all: it is stored, or will be delivered again."""
         self.entries, self.deliveries = [], []
-        self._records = self._size_bytes = 0
+        self._ids = set()
+        self.records = self.size_bytes = 0

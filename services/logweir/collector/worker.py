@@ -4,7 +4,8 @@
                                ^-- every 15 s: claim what a dead collector left
 
 Order is the promise: acknowledge after the COMMIT was answered, never before. Whatever fails in
-between leaves the entries pending, and they are settled again.
+between leaves the entries pending, and they are settled again. While the store does not answer,
+nothing more is taken, so memory is bounded whatever the backlog.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import msgspec
 
 from logweir.backends import journal, store
 from logweir.collector import breaker
-from logweir.collector.buffer import READ_ENTRIES, Buffer, deliver
+from logweir.collector.buffer import Buffer, deliver, next_count, refused
 from logweir.core import errors, ids, settle
 from logweir.core.binding import CollectorPipeline, CollectorTenant
 from logweir.runtime import metrics
@@ -36,9 +37,17 @@ CLAIM_IDLE_S: Final = 90.0
 
 BACKOFF_S: Final = (0.2, 10.0)
 
+MAX_UNKNOWN: Final = 1000
+"""Blocks of a newer version left alone before a pipeline takes no more: they wait for another
+collector, and are remembered here meanwhile."""
+
 
 class _Line:
-    """One pipeline of the tenant: its buffer, its breaker, and how far recovery came."""
+    """One pipeline of the tenant: its buffer, its breaker, and how far recovery came.
+
+    `recover_after` is the id after which this consumer's own pending entries are read again, None
+    when there is nothing to recover.
+    """
 
     def __init__(self, pipeline: CollectorPipeline) -> None:
         self.pipeline = pipeline
@@ -47,6 +56,10 @@ class _Line:
         self.recover_after: str | None = "0"
         self.unknown: set[str] = set()
         self.oldest_pending_ms: int | None = None
+
+    def is_still(self) -> bool:
+        """Whether nothing more is taken from it."""
+        return self.breaker.is_open(time.monotonic()) or len(self.unknown) >= MAX_UNKNOWN
 
 
 class Worker:
@@ -57,12 +70,13 @@ class Worker:
         self._life = life
         self._reader = journal.Reader(tenant.journal, tenant.journal_login, tenant.tenant, consumer)
         self._store = store.Store(tenant.store, tenant.store_login, tenant.tenant)
-        self._lines = {one.id: _Line(one) for one in tenant.pipelines}
+        self.lines = {one.id: _Line(one) for one in tenant.pipelines}
+        self._read_count = 1
         self._claim_at_s = 0.0
         self._failures = 0
 
     async def run(self) -> None:
-        """Drain until the process stops or the task is cancelled; store what is held, then end."""
+        """Drain until the process stops, then store what is held; a cancelled task just ends."""
         part = f"tenant {self._tenant.tenant}"
         try:
             while not self._life.stopping.is_set():
@@ -72,71 +86,99 @@ class Worker:
                     self._life.report(part)
                 except errors.LogweirError as error:
                     self._life.report(part, str(error))
-                    await self._life.pause(self._backoff_s())
-            for line in self._lines.values():
+                    self._recover_all()
+                    self._failures += 1
+                    await self._life.pause(backoff_s(self._failures))
+            for line in self.lines.values():
                 await self._flush(line)
         except errors.LogweirError as error:
             logger.warning("left for the next collector", extra={"part": part, "why": str(error)})
         finally:
+            for line in self.lines.values():
+                self._life.forget(self._part("breaker", line))
+                self._life.forget(self._part("versions", line))
             await self._reader.close()
             await self._store.close()
 
-    def _backoff_s(self) -> float:
-        self._failures += 1
-        low, high = BACKOFF_S
-        return random.uniform(low, min(high, low * 2**self._failures))  # noqa: S311 - jitter
+    def _recover_all(self) -> None:
+        """Look again for what was handed to this consumer and is not held: an answer may have been
+        lost, or a read was only half worked through."""
+        for line in self.lines.values():
+            line.recover_after = "0"
 
     async def _turn(self) -> None:
-        now_s = time.monotonic()
-        for line in self._lines.values():
-            if line.recover_after is not None and not line.breaker.is_open(now_s):
-                await self._recover(line)
-        if now_s >= self._claim_at_s:
+        # First of all: while the store refuses what is held, nothing more is taken.
+        await self._flush_due()
+        is_claim_due = time.monotonic() >= self._claim_at_s
+        if is_claim_due:
+            await self._look()
+        for line in self.lines.values():
+            await self._recover(line)
+        if is_claim_due:
             await self._claim()
             self._claim_at_s = time.monotonic() + CLAIM_EVERY_S
-        await self._flush_due()
         await self._read()
         await self._flush_due()
 
+    async def _look(self) -> None:
+        """Ask the journal for its backlog, and how old the oldest entry is that was handed out."""
+        for line in self.lines.values():
+            line.oldest_pending_ms = await self._reader.oldest_pending_ms(line.pipeline.id)
+            backlog = await self._reader.backlog(line.pipeline.id)
+            metrics.JOURNAL_BACKLOG_ENTRIES.labels(*self._labels(line)).set(backlog)
+
     async def _recover(self, line: _Line) -> None:
-        """Take again what was handed to this consumer before it died."""
-        while line.recover_after is not None:
+        """Take again what was handed to this consumer before and is neither held nor stored."""
+        while line.recover_after is not None and self._may_take(line):
             entries = await self._reader.own_pending(
-                line.pipeline.id, line.recover_after, READ_ENTRIES
+                line.pipeline.id, line.recover_after, self._read_count
             )
+            self._adapt(entries)
             line.recover_after = entries[-1].id if entries else None
             await self._take(line, entries)
 
     async def _claim(self) -> None:
-        for line in self._lines.values():
-            entries = await self._reader.claim(line.pipeline.id, CLAIM_IDLE_S, READ_ENTRIES)
-            await self._take(line, entries)
-            line.oldest_pending_ms = await self._reader.oldest_pending_ms(line.pipeline.id)
-            backlog = await self._reader.backlog(line.pipeline.id)
-            metrics.JOURNAL_BACKLOG_ENTRIES.labels(*self._labels(line)).set(backlog)
+        """Take over what a dead collector left, all of it."""
+        for line in self.lines.values():
+            while self._may_take(line):
+                entries = await self._reader.claim(line.pipeline.id, CLAIM_IDLE_S, self._read_count)
+                if not entries:
+                    break
+                self._adapt(entries)
+                await self._take(line, entries)
 
     async def _read(self) -> None:
         now_s = time.monotonic()
         open_lines = {
             one.pipeline.id: one
-            for one in self._lines.values()
-            if one.recover_after is None and not one.breaker.is_open(now_s)
+            for one in self.lines.values()
+            if one.recover_after is None and not one.is_still()
         }
-        waits = [w for one in self._lines.values() if (w := one.buffer.wait_s(now_s)) is not None]
+        waits = [w for one in self.lines.values() if (w := one.buffer.wait_s(now_s)) is not None]
         block_s = min([IDLE_BLOCK_S, *waits])
         if not open_lines:
             await self._life.pause(block_s)
             return
-        found = await self._reader.read(list(open_lines), READ_ENTRIES, max(block_s, 0.001))
+        found = await self._reader.read(list(open_lines), self._read_count, max(block_s, 0.001))
+        self._adapt([entry for entries in found.values() for entry in entries])
         for pipeline, entries in found.items():
             await self._take(open_lines[pipeline], entries)
+
+    def _adapt(self, entries: Sequence[journal.Entry]) -> None:
+        self._read_count = next_count(
+            self._read_count, sum(len(entry.payload) for entry in entries)
+        )
+
+    def _may_take(self, line: _Line) -> bool:
+        return not line.is_still() and not self._life.stopping.is_set()
 
     async def _take(self, line: _Line, entries: Sequence[journal.Entry]) -> None:
         """Put entries into the buffer, flushing whenever it is full."""
         for entry in entries:
             if line.buffer.holds(entry.id) or entry.id in line.unknown:
                 continue
-            if not entry.payload:  # deleted while it was pending: it is stored
+            if not (entry.payload or entry.uuid or entry.accepted):
+                # Deleted while it was pending: it is stored.
                 await self._reader.ack(line.pipeline.id, [entry])
                 continue
             try:
@@ -144,72 +186,82 @@ class Worker:
             except errors.UnknownVersionError as error:
                 self._leave(line, entry, error)
                 continue
-            if not self._judge(line, delivery):
-                return
             line.buffer.add(entry, delivery, time.monotonic())
             if line.buffer.wait_s(time.monotonic()) == 0:
                 await self._flush(line)
+                if line.is_still():
+                    line.recover_after = "0"
+                    return
 
     def _leave(self, line: _Line, entry: journal.Entry, error: errors.LogweirError) -> None:
         """A block of a newer version stays pending until a newer collector takes it."""
         line.unknown.add(entry.id)
         metrics.COLLECTOR_BLOCKS.labels(*self._labels(line), "unknown_version").inc()
+        self._life.report(self._part("versions", line), str(error))
         logger.error(
             "block left alone",
             extra={"tenant": self._tenant.tenant, "entry": entry.id, "why": str(error)},
         )
 
-    def _judge(self, line: _Line, delivery: settle.Delivery) -> bool:
-        """Feed the breaker; false when it has opened, and all that is held was let go."""
-        is_bad = bool(delivery.problem)
-        line.breaker = breaker.after(line.breaker, is_bad, time.monotonic())
-        is_open = line.breaker.is_open(time.monotonic())
-        metrics.COLLECTOR_BREAKER_OPEN.labels(*self._labels(line)).set(is_open)
-        part = f"breaker {self._tenant.tenant}/{line.pipeline.name}"
-        if is_open:
-            line.buffer.clear()
-            line.recover_after = "0"
-            self._life.report(part, f"too many damaged blocks, the last: {delivery.problem}")
-        elif is_bad:
-            logger.error(
-                "block quarantined",
-                extra={"tenant": self._tenant.tenant, "why": delivery.problem},
-            )
-        else:
-            self._life.report(part)
-        return not is_open
-
     async def _flush_due(self) -> None:
-        for line in self._lines.values():
+        for line in self.lines.values():
             if line.buffer.wait_s(time.monotonic()) == 0:
                 await self._flush(line)
 
     async def _flush(self, line: _Line) -> None:
         """Store what is held, then acknowledge it; on failure it stays held."""
-        if not line.buffer.entries:
+        entries = line.buffer.entries
+        if not entries:
             return
-        entries, deliveries = line.buffer.entries, line.buffer.deliveries
-        try:
-            await self._commit(line, deliveries)
-        except store.RefusedByStoreError:
-            for delivery in deliveries:
-                await self._commit_alone(line, delivery)
+        done = await self._store_in_order(line, line.buffer.deliveries)
         line.buffer.clear()
-        await self._reader.ack(line.pipeline.id, entries)
+        if done < len(entries):  # the breaker opened: the others stay pending
+            line.recover_after = "0"
+        await self._reader.ack(line.pipeline.id, entries[:done])
 
-    async def _commit_alone(self, line: _Line, delivery: settle.Delivery) -> None:
-        """Store one block by itself; what the store refuses goes to quarantine as it is."""
+    async def _store_in_order(self, line: _Line, deliveries: Sequence[settle.Delivery]) -> int:
+        """Store blocks; return how many: all, or those up to the one that opened the breaker.
+
+        What the store refuses is halved until the one block is found that it does not take; that
+        goes to quarantine as it is.
+        """
+        judged, count = breaker.judge(
+            line.breaker, [bool(one.problem) for one in deliveries], time.monotonic()
+        )
         try:
-            await self._commit(line, [delivery])
+            await self._commit(line, deliveries[:count])
         except store.RefusedByStoreError as error:
-            bad = settle.Delivery(
-                delivery.entry_id,
-                delivery.uuid,
-                delivery.accepted,
-                delivery.payload,
-                problem=f"refused by the store: {error.message}",
-            )
-            await self._commit(line, [bad])
+            if len(deliveries) > 1:
+                return await self._store_halves(line, deliveries)
+            [bad] = deliveries
+            if bad.problem:
+                raise
+            whole = refused(bad, f"refused by the store: {error.message}")
+            return await self._store_in_order(line, [whole])
+        self._report_damage(line, judged, deliveries[:count])
+        return count
+
+    async def _store_halves(self, line: _Line, deliveries: Sequence[settle.Delivery]) -> int:
+        middle = len(deliveries) // 2
+        done = await self._store_in_order(line, deliveries[:middle])
+        if line.breaker.is_open(time.monotonic()):
+            return done
+        return done + await self._store_in_order(line, deliveries[middle:])
+
+    def _report_damage(
+        self, line: _Line, judged: breaker.Breaker, stored: Sequence[settle.Delivery]
+    ) -> None:
+        problems = [one.problem for one in stored if one.problem]
+        for problem in problems:
+            logger.error("block quarantined", extra={"tenant": self._tenant.tenant, "why": problem})
+        is_open = judged.is_open(time.monotonic())
+        if is_open:
+            what = f"too many damaged blocks, the last: {problems[-1]}"
+            self._life.report(self._part("breaker", line), what)
+        elif line.breaker.open_until_s:
+            self._life.report(self._part("breaker", line))
+        metrics.COLLECTOR_BREAKER_OPEN.labels(*self._labels(line)).set(is_open)
+        line.breaker = judged
 
     async def _commit(self, line: _Line, deliveries: Sequence[settle.Delivery]) -> None:
         with metrics.COLLECTOR_COMMIT_SECONDS.time():
@@ -220,9 +272,9 @@ class Worker:
                 retention_days=line.pipeline.retention_days,
                 oldest_pending_ms=_oldest_ms(line, deliveries),
             )
-        self._count(line, done)
+        self._count_records(line, done)
 
-    def _count(self, line: _Line, done: store.Committed) -> None:
+    def _count_records(self, line: _Line, done: store.Committed) -> None:
         labels = self._labels(line)
         total = store.totals(done.results)
         for outcome, count in msgspec.structs.asdict(total).items():
@@ -238,6 +290,16 @@ class Worker:
 
     def _labels(self, line: _Line) -> tuple[str, str]:
         return self._tenant.tenant, line.pipeline.name
+
+    def _part(self, what: str, line: _Line) -> str:
+        """Name of a part of the process's readiness."""
+        return f"{what} {self._tenant.tenant}/{line.pipeline.name}"
+
+
+def backoff_s(failures: int) -> float:
+    """How long to pause after so many failures in a row: longer, and never the same for two."""
+    low, high = BACKOFF_S
+    return random.uniform(low, min(high, low * 2 ** min(failures, 10)))  # noqa: S311 - jitter
 
 
 def _oldest_ms(line: _Line, deliveries: Sequence[settle.Delivery]) -> int:

@@ -2,7 +2,7 @@
 
 Expand and contract only: a program of version N runs on the tenant schema of N-1. The newest
 revision of each stands here, so that a start on an up-to-date schema needs no Alembic; a test
-holds it to the scripts.
+holds it to the scripts. Revisions are numbers of four digits, each script after the one before.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ import psycopg
 from psycopg import sql
 
 HEADS: Final = {"control": "0001", "tenant": "0001"}
+
+LOCK_TIMEOUT: Final = "2s"
+"""A change that waits for a lock holds up all who come after it; it gives up and is tried again."""
 
 Kind = Literal["control", "tenant"]
 
@@ -33,10 +36,11 @@ def revision(connection: psycopg.Connection[tuple[object, ...]], schema: str) ->
 def upgrade(conninfo: str, kind: Kind, schema: str, *, tenant: str = "") -> bool:
     """Bring a schema, which must exist, to the newest revision; true when anything was done.
 
-    The connection's user becomes the owner of what is made, or its `owner` role for a tenant.
+    A schema that a newer program has changed is left as it is. Who comes while another upgrades
+    waits for it. The connection's user becomes the owner of what is made.
     """
     with psycopg.connect(conninfo, autocommit=True) as connection:
-        if revision(connection, schema) == HEADS[kind]:
+        if revision(connection, schema) >= HEADS[kind]:
             return False
     _run_alembic(conninfo, kind, schema, tenant)
     return True
@@ -57,7 +61,14 @@ def _run_alembic(conninfo: str, kind: Kind, schema: str, tenant: str) -> None:
     config = Config()
     config.set_main_option("script_location", str(folder))
     with engine.connect() as connection:
-        connection.execute(text("select set_config('search_path', :s, false)"), {"s": schema})
+        connection.execute(
+            text(
+                "select set_config('search_path', :s, false),"
+                " pg_advisory_lock(hashtextextended('migrate ' || :s, 0)),"
+                " set_config('lock_timeout', :t, false)"
+            ),
+            {"s": schema, "t": LOCK_TIMEOUT},
+        )
         connection.commit()  # else the first rollback undoes it
         connection.dialect.default_schema_name = schema
         config.attributes.update(connection=connection, schema=schema, tenant=tenant)

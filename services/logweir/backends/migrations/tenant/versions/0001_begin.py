@@ -49,6 +49,7 @@ create table producers (
     producer uuid,
     epoch int8,
     seen int8multirange default '{}',
+    has_overflow boolean default false,
     last_at timestamptz default now(),
     primary key (pipeline, producer, epoch)
 ) with (fillfactor = 70);
@@ -114,14 +115,21 @@ declare
     width text;
     retention int;
     moment timestamp;
+    oldest int8;
     low int8;
     high int8;
     edge int8;
+    partition text;
 begin
     select s.partition_width, s.retention_days into width, retention from {schema}.settings s;
-    if t < now_ns - retention * 86400 * ns or t > now_ns + 86400 * ns then
-        raise exception 'no partition for %: it is outside of the retention', t
-            using errcode = 'LW001';
+    oldest := now_ns - retention * (86400 * ns);
+    if t < oldest then
+        raise exception 'no partition for %: it is older than the retention', t
+            using errcode = 'LW001', detail = oldest;
+    end if;
+    if t > now_ns + 86400 * ns then
+        raise exception 'no partition for %: it is more than a day in the future', t
+            using errcode = 'LW002';
     end if;
     perform pg_advisory_xact_lock(hashtextextended('{schema}.segments', 0));
     if exists (select 1 from {schema}.partition_bounds() b where b.low <= t and t < b.high) then
@@ -134,9 +142,12 @@ begin
     low := greatest(low, coalesce(edge, low));
     select min(b.low) into edge from {schema}.partition_bounds() b where b.low > t;
     high := least(high, coalesce(edge, high));
-    execute format(
-        'create table {schema}.%I partition of {schema}.segments for values from (%s) to (%s)',
-        'segments_' || (low / ns)::text, low, high);
+    -- Open readers block CREATE ... PARTITION OF, and who waits for them blocks all others.
+    partition := 'segments_' || (low / ns)::text;
+    execute format('create table {schema}.%I (like {schema}.segments including defaults'
+        ' including storage)', partition);
+    execute format('alter table {schema}.segments attach partition {schema}.%I'
+        ' for values from (%s) to (%s)', partition, low, high);
 end
 $body$
 """
