@@ -65,7 +65,8 @@ def parse(text: str) -> tree.Query:
     try:
         text.encode()
     except UnicodeEncodeError as cause:
-        raise QueryError(text, cause.start, "This is half a character (a surrogate)") from cause
+        shown = text.encode("utf-8", "replace").decode()
+        raise QueryError(shown, cause.start, "This is half a character (a surrogate)") from cause
     return _Parser(text).query()
 
 
