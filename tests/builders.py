@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import google_crc32c
 import msgspec
 import world
 
@@ -75,3 +76,8 @@ def delivered(payload: bytes) -> settle.Delivery:
     """What a collector makes of a good block."""
     header, columns = block.decode(payload)
     return settle.Delivery("1-0", header.uuid, header.accepted, payload, header, columns)
+
+
+def checksum(data: bytes) -> bytes:
+    """The CRC32C of a block, as it stands in it."""
+    return google_crc32c.value(data).to_bytes(4, "little")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -79,6 +80,28 @@ def each_journal(request: pytest.FixtureRequest) -> Valkey:
     """The journal's server: Valkey, then Redis 7."""
     found: Valkey = request.getfixturevalue(request.param)
     return found
+
+
+@pytest.fixture
+def start_journal(servers_folder: Path) -> Iterator[Callable[..., Valkey]]:
+    """Starts Valkeys of the test's own, to be stopped, killed or filled: `start_journal()`."""
+    started: list[Valkey] = []
+
+    def start(**options: object) -> Valkey:
+        folder = Path(tempfile.mkdtemp(prefix="journal-", dir=servers_folder))
+        folder.chmod(0o755)
+        server = Valkey(
+            folder / "data", servers.free_port(), "operator", accounts.choose(), **options
+        )
+        server.start(folder / "log")
+        started.append(server)
+        return server
+
+    yield start
+    for server in started:
+        if server.process is not None:
+            server.process.send_signal(signal.SIGCONT)
+        server.stop(wait_s=5)
 
 
 @pytest.fixture

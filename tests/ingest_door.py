@@ -38,13 +38,14 @@ class Door:
         body: Any = b"",
         *,
         path: str = "/ingest",
-        headers: dict[str, str] | None = None,
+        headers: dict[str, str] | Sequence[tuple[str, str | bytes]] = (),
         key: str | None = None,
     ) -> httpx2.Response:
         """POST a body (records are sent as JSON), with the tenant's key unless another is given."""
         content = json.dumps(body).encode() if isinstance(body, dict | list) else body
-        sent = {"X-API-Key": self.key if key is None else key} | (headers or {})
-        sent = {name: value for name, value in sent.items() if value}
+        own = [("X-API-Key", self.key if key is None else key)]
+        more = list(headers.items()) if isinstance(headers, dict) else list(headers)
+        sent = [(name, value) for name, value in [*own, *more] if value]
         return await self.http.post(path, content=content, headers=sent)
 
 
@@ -112,12 +113,49 @@ class Server:
         self._loop.close()
 
     @contextlib.asynccontextmanager
-    async def door(self, tenant: Tenant, key: str = "") -> AsyncIterator[Door]:
-        """Serve this tenant and no other; a door of it."""
-        bound = asyncio.run_coroutine_threadsafe(self._app.bind(binding(tenant)), self._loop)
+    async def door(self, tenant: Tenant, *others: Tenant, key: str = "") -> AsyncIterator[Door]:
+        """Serve these tenants and no other; a door of the first."""
+        known = binding(tenant, *others)
+        bound = asyncio.run_coroutine_threadsafe(self._app.bind(known), self._loop)
         await asyncio.wrap_future(bound)
         async with opened(f"http://127.0.0.1:{self.port}", tenant, key) as door:
             yield door
+
+
+class Wire:
+    """A connection on which a test writes bytes of its own."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def send(self, data: bytes) -> None:
+        self._writer.write(data)
+        await self._writer.drain()
+
+    async def answer(self) -> tuple[int, dict[str, str], bytes]:
+        """The next answer: status, headers, body."""
+        async with asyncio.timeout(10):
+            head = (await self._reader.readuntil(b"\r\n\r\n")).decode()
+            first, *lines = head.strip().split("\r\n")
+            headers = {name.lower(): value for name, value in (o.split(": ", 1) for o in lines)}
+            body = await self._reader.readexactly(int(headers.get("content-length", "0")))
+        return int(first.split()[1]), headers, body
+
+    async def is_closed(self) -> bool:
+        async with asyncio.timeout(10):
+            return await self._reader.read(1) == b""
+
+
+@contextlib.asynccontextmanager
+async def wire(door: Door) -> AsyncIterator[Wire]:
+    """A raw connection to a door's server."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(door.url.rsplit(":", 1)[1]))
+    try:
+        yield Wire(reader, writer)
+    finally:
+        writer.close()
+        await writer.wait_closed()
 
 
 def binding(*tenants: Tenant) -> IngestBinding:

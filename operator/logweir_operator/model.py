@@ -27,6 +27,7 @@ Text63 = Annotated[str, Meta(max_length=63)]
 Days = Annotated[int, Meta(ge=1, le=3650)]
 Positive = Annotated[int, Meta(ge=1, le=1 << 53)]
 Replicas = Annotated[int, Meta(ge=0, le=1000)]
+UpToThousand = Annotated[int, Meta(ge=1, le=1000)]
 Quantity = int | Annotated[str, Meta(pattern="^[0-9]+(\\.[0-9]+)?(m|Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?$")]
 StringMap = Annotated[dict[str, str], Meta(max_length=32)]
 
@@ -94,14 +95,12 @@ class Quotas(_Part, frozen=True):
     ] = _GIB
     stored_bytes: Annotated[Positive | None, _described("Bytes in the store; then 429.")] = None
     query_concurrency: Annotated[
-        int | None, Meta(ge=1, le=1000, description="Queries at a time; then 429.")
+        UpToThousand | None, _described("Queries at a time; then 429.")
     ] = None
     query_scan_bytes: Annotated[
         Positive | None, _described("Bytes that one query may read; then it stops.")
     ] = None
-    max_pipelines: Annotated[
-        int | None, Meta(ge=0, le=1000, description="Pipelines; the oldest ones win.")
-    ] = None
+    max_pipelines: Annotated[Replicas | None, _described("Pipelines; the oldest ones win.")] = None
     namespace_quota: NamespaceQuota | None = None
 
 

@@ -1,0 +1,574 @@
+"""The entry point `logweir`: every command, each importing what it needs when it runs.
+
+    logweir up | status | down | logs | doctor       one machine (standalone/)
+    logweir apply | get | delete                     its resources, by kubectl's words
+    logweir send | query | tail                      any Logweir, over HTTP (client/)
+    logweir run ROLE                                 one role, in a pod
+
+Data goes to standard output, everything else to standard error. Exit codes: 0 done, 1 refused or
+failed (the reason is one sentence with the fix), 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from logweir.core import errors
+
+if TYPE_CHECKING:
+    from logweir.client.api import Target
+    from logweir.standalone.folder import Folder
+    from logweir.standalone.status import Shown
+
+app = typer.Typer(
+    name="logweir",
+    help="Logs of many teams, on the PostgreSQL and Redis that you run already.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_HERE = "One machine"
+_RESOURCES = "Resources of a running `up`"
+_CLIENT = "Send and read"
+_ROLES = "Roles (for pods)"
+
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", help="Folder of all state; without it, one under your data folder."),
+]
+Port = Annotated[int | None, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")]
+Url = Annotated[
+    str, typer.Option("--url", envvar="LOGWEIR_URL", help="Of a Logweir, or a pipeline's base URL.")
+]
+Key = Annotated[
+    str, typer.Option("--key", envvar="LOGWEIR_KEY", help="API key; better in LOGWEIR_KEY.")
+]
+TenantName = Annotated[
+    str, typer.Option("--tenant", help="LogTenant of the running `up` whose keys are used.")
+]
+Output = Annotated[
+    str, typer.Option("-o", "--output", help="default, json, raw (messages alone) or logfmt.")
+]
+Colour = Annotated[str, typer.Option("--color", help="auto, always or never.")]
+
+
+def main() -> None:
+    """Run the command line; an error becomes a sentence and an exit code."""
+    # One process works for many: OpenBLAS would start a thread a core in each, for nothing.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    try:
+        app()
+    except errors.LogweirError as error:
+        _fail(error)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read our output has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _fail(error: errors.LogweirError) -> NoReturn:
+    _say(f"error: {error}")
+    sys.exit(1)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _folder(data: Path | None) -> Folder:
+    from logweir.standalone import folder
+
+    return folder.Folder(data or folder.default_path())
+
+
+# ---- one machine ----------------------------------------------------------------------------
+
+
+@app.command(rich_help_panel=_HERE)
+def up(
+    data: Data = None,
+    port: Port = None,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when ready.")] = False,
+) -> None:
+    """Start all of Logweir on this machine; Ctrl-C stops it."""
+    from logweir.standalone import up as standing
+
+    place = _folder(data)
+    if detach:
+        _welcome(standing.detach(place, port), data, is_detached=True)
+        return
+    _say(f"Starting Logweir in {place.path} ...")
+    standing.up(place, port, lambda shown: _welcome(shown, data), lambda text: _say(f"- {text}"))
+    _say("Stopped.")
+
+
+def _welcome(shown: Shown, data: Path | None, *, is_detached: bool = False) -> None:
+    """Say what a newcomer does next."""
+    program = _program()
+    where = f" --data {data}" if data else ""
+    stop = f"{program} down{where}" if is_detached else "Ctrl-C"
+    lines = [f"Logweir is ready: {shown.url}    (data in {shown.data}; {stop} stops it)"]
+    if shown.ingest_key:
+        lines += [
+            "",
+            "  send a line",
+            f"    curl {shown.ingest_url} -H 'Authorization: Bearer {shown.ingest_key}' \\",
+            '      -d \'{"service": "shop", "level": "info", "message": "hello"}\'',
+            "  find it",
+            f'    {program} query{where} \'{{service="shop"}} |= "hello"\'',
+            "  watch them come",
+            f"    {program} tail{where}",
+            "",
+        ]
+    lines += [f"  not applied: {problem}" for problem in shown.problems]
+    print("\n".join(lines), flush=True)
+
+
+def _program() -> str:
+    """How this program was called, as short as it works."""
+    from shutil import which
+
+    called = Path(sys.argv[0])
+    found = which("logweir")
+    if found and called.name == "logweir" and Path(found).resolve() == called.resolve():
+        return "logweir"
+    if called.suffix == ".py":
+        return f"{sys.executable} -m logweir.cli"
+    try:
+        return str(called.absolute().relative_to(Path.cwd()))
+    except ValueError:
+        return str(called)
+
+
+@app.command(rich_help_panel=_HERE)
+def status(
+    data: Data = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
+) -> None:
+    """Show what runs, what does not and why; exit code 0 when all is ready."""
+    import msgspec
+
+    from logweir.standalone.status import show
+
+    shown = show(_folder(data))
+    if as_json:
+        print(msgspec.json.format(msgspec.json.encode(shown)).decode())
+    else:
+        _print_status(shown)
+    raise typer.Exit(0 if shown.ready else 1)
+
+
+def _print_status(shown: Shown) -> None:
+    if not shown.processes:
+        print(f"Nothing runs in {shown.data}. Start it with: {_program()} up --data {shown.data}")
+        return
+    print(f"{'ready' if shown.ready else 'not ready'}  {shown.url}  {shown.data}")
+    for one in shown.processes:
+        pid = str(one.pid) if one.pid else "-"
+        restarts = f"restarts {one.restarts}" if one.restarts else ""
+        print(f"  {one.name:<10} {one.state:<12} {pid:>8}  {restarts:<12} {one.why}".rstrip())
+    for problem in shown.problems:
+        print(f"  not applied: {problem}")
+
+
+@app.command(rich_help_panel=_HERE)
+def down(data: Data = None) -> None:
+    """Stop what `up --detach` left running; returns when all of it has ended."""
+    from logweir.standalone import up as standing
+
+    place = _folder(data)
+    _say("Stopped." if standing.down(place) else f"Nothing runs in {place.path}.")
+
+
+@app.command(rich_help_panel=_HERE)
+def logs(
+    role: Annotated[str, typer.Argument(help="ingest, postgres, ...; without it: all.")] = "",
+    data: Data = None,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with new lines.")] = False,
+    last: Annotated[int, typer.Option("-n", "--tail", min=0, help="Lines of each.")] = 20,
+) -> None:
+    """Print what the processes of an `up` have written."""
+    from logweir.standalone.readlogs import lines
+
+    for line in lines(_folder(data).logs, role, last, follow=follow):
+        print(line, flush=follow)
+
+
+@app.command(rich_help_panel=_HERE)
+def doctor(
+    data: Data = None,
+    port: Port = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
+) -> None:
+    """Check this machine: programs, ports, disk, clock; what is wrong and the fix."""
+    import msgspec
+
+    from logweir.standalone.doctor import checks
+
+    found = checks(_folder(data), port)
+    if as_json:
+        print(msgspec.json.format(msgspec.json.encode(found)).decode())
+    else:
+        for one in found:
+            print(f"{'ok ' if one.is_well else 'BAD'}  {one.name:<12} {one.found}")
+            if one.fix:
+                print(f"     {'':<12} fix: {one.fix}")
+    raise typer.Exit(0 if all(one.is_well for one in found) else 1)
+
+
+# ---- resources ------------------------------------------------------------------------------
+
+
+@app.command(rich_help_panel=_RESOURCES)
+def apply(
+    file: Annotated[str, typer.Option("-f", "--filename", help="YAML; - is standard input.")],
+    data: Data = None,
+) -> None:
+    """Create or change LogTenants and LogPipelines."""
+    from logweir_operator import manifest
+
+    text = sys.stdin.read() if file == "-" else _read_text(Path(file))
+    resources = manifest.read(text, "stdin" if file == "-" else file)
+
+    async def work(control: Any) -> None:  # noqa: ANN401 - imported lazily
+        from logweir.standalone import objects
+
+        for one in await objects.apply(control, resources):
+            print(one)
+
+    _with_control(data, work)
+
+
+@app.command(rich_help_panel=_RESOURCES)
+def get(
+    kind: Annotated[str, typer.Argument(help="logtenants (lt), logpipelines (lp), all or keys.")],
+    name: Annotated[str, typer.Argument(help="Only this one.")] = "",
+    namespace: Annotated[str, typer.Option("-n", "--namespace")] = "default",
+    output: Annotated[str, typer.Option("-o", "--output", help="wide, yaml or json.")] = "",
+    data: Data = None,
+) -> None:
+    """List resources, or the API keys of a tenant (`get keys TENANT`)."""
+    from logweir.standalone import listing
+
+    if kind == "keys":
+        print(listing.keys(_folder(data), namespace, name))
+        return
+
+    async def work(control: Any) -> None:  # noqa: ANN401 - imported lazily
+        print(listing.text(await control.objects(), kind, namespace, name, output))
+
+    _with_control(data, work)
+
+
+@app.command(rich_help_panel=_RESOURCES)
+def delete(
+    kind: Annotated[str, typer.Argument(help="logtenant (lt) or logpipeline (lp).")] = "",
+    name: Annotated[str, typer.Argument()] = "",
+    file: Annotated[str, typer.Option("-f", "--filename", help="All resources of a YAML.")] = "",
+    namespace: Annotated[str, typer.Option("-n", "--namespace")] = "default",
+    data: Data = None,
+) -> None:
+    """Delete resources; a pipeline drains first, a tenant's data stays (deletionPolicy)."""
+    from logweir_operator import manifest
+
+    if bool(file) == bool(kind and name):
+        _usage("Give a type and a name, or -f FILE.")
+    resources = manifest.read(_read_text(Path(file)), file) if file else []
+
+    async def work(control: Any) -> None:  # noqa: ANN401 - imported lazily
+        from logweir.standalone import objects
+
+        # Pipelines before the tenants that they belong to.
+        wanted: list[objects.Key] = [
+            (one.kind, one.metadata.namespace, one.metadata.name) for one in resources
+        ]
+        wanted.sort(key=lambda key: key[0] != "LogPipeline")
+        for key in wanted or [(objects.kind_of(kind), namespace, name)]:
+            await objects.delete(control, *key)
+            print(f'{key[0].lower()}.logweir.dev "{key[2]}" deleted')
+
+    _with_control(data, work)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as cause:
+        raise errors.SetupError(f"Cannot read {path}: {cause.strerror}.") from cause
+    except UnicodeDecodeError as cause:
+        raise errors.SetupError(f"{path} is not text in UTF-8.") from cause
+
+
+def _with_control(data: Path | None, work: Callable[[Any], Any]) -> None:
+    """Run `work` with the control schema of a running `up`."""
+    import asyncio
+
+    from logweir.backends import control, provision, store
+    from logweir.standalone.up import site_of
+
+    place = _folder(data)
+    if place.holder() is None:
+        raise errors.SetupError(
+            f"Nothing runs in {place.path}.",
+            hint="Start it with 'logweir up', or give '--data DIR'.",
+        )
+    site = site_of(place.read_secrets(), place.ports())
+    login = site.login(provision.OPERATOR)
+    door = control.Control(store.conninfo(site.store, login, "logweir cli"))
+
+    async def whole() -> None:
+        try:
+            await work(door)
+        finally:
+            await door.close()
+
+    asyncio.run(whole())
+
+
+# ---- send and read --------------------------------------------------------------------------
+
+
+def _target(url: str, key: str, data: Path | None, tenant: str, prefix: str) -> Target:
+    """Where to send or read: what was given, or the running `up`."""
+    from logweir.client.api import Target
+    from logweir.standalone import listing
+
+    if url and key:
+        return Target(url, key)
+    if url or key:
+        _usage("--url and --key go together (or LOGWEIR_URL and LOGWEIR_KEY).")
+    place = _folder(data)
+    if place.holder() is None:
+        raise errors.SetupError(
+            f"Nothing runs in {place.path}, and no URL and key are given.",
+            hint="Start one with 'logweir up', or set LOGWEIR_URL and LOGWEIR_KEY.",
+        )
+    return Target(*listing.address(place, tenant, prefix))
+
+
+@app.command(rich_help_panel=_CLIENT)
+def send(
+    file: Annotated[str, typer.Argument(help="Lines of text or JSON; - is standard input.")] = "-",
+    service: Annotated[str, typer.Option(help="For lines that do not name one.")] = "cli",
+    level: Annotated[str, typer.Option(help="For lines that do not name one.")] = "info",
+    host: Annotated[str, typer.Option(help="For lines that do not name one.")] = "",
+    url: Url = "",
+    key: Key = "",
+    tenant: TenantName = "",
+    data: Data = None,
+) -> None:
+    """Send lines as records; returns when the last one is acknowledged."""
+    from logweir.client import send as sending
+
+    target = _target(url, key, data, tenant, "lwi_")
+    progress = _Progress()
+    with _open_lines(file) as lines:
+        done = sending.send(target, lines, sending.Defaults(service, level, host), progress.show)
+    progress.end()
+    for number, reason in done.rejected[:20]:
+        _say(f"line {number}: {reason}")
+    if len(done.rejected) > 20:
+        _say(f"... and {len(done.rejected) - 20} more")
+    _say(f"sent {done.records} records in {done.requests} requests; last receipt {done.receipt}")
+    raise typer.Exit(1 if done.rejected else 0)
+
+
+class _Progress:
+    """A line on a terminal that says how far a long send is."""
+
+    def __init__(self) -> None:
+        import time
+
+        self._now_s = time.monotonic
+        self._said_s = self._now_s()
+        self._is_shown = False
+
+    def show(self, sent: Any) -> None:  # noqa: ANN401 - imported lazily
+        now_s = self._now_s()
+        every_s = 0.2 if sys.stderr.isatty() else 10.0
+        if now_s - self._said_s >= every_s:
+            self._said_s = now_s
+            self._is_shown = sys.stderr.isatty()
+            end = "\r" if self._is_shown else "\n"
+            print(f"sent {sent.records} records ...", end=end, file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        if self._is_shown:
+            print("\x1b[K", end="", file=sys.stderr)
+
+
+def _open_lines(file: str) -> Any:  # noqa: ANN401 - a binary file
+    if file == "-":
+        from contextlib import nullcontext
+
+        return nullcontext(sys.stdin.buffer)
+    try:
+        return Path(file).open("rb")
+    except OSError as cause:
+        raise errors.SetupError(f"Cannot read {file}: {cause.strerror}.") from cause
+
+
+@app.command(rich_help_panel=_CLIENT)
+def query(
+    text: Annotated[str, typer.Argument(metavar="QUERY", help='{service="shop"} |= "text"')] = "{}",
+    since: Annotated[str, typer.Option(help="Begin of the range: 15m ago, or a time.")] = "1h",
+    until: Annotated[str, typer.Option(help="End of the range; without it: now.")] = "",
+    limit: Annotated[int, typer.Option("-n", "--limit", min=1, help="Records.")] = 100,
+    newest_first: Annotated[bool, typer.Option("--newest-first", help="As the API does.")] = False,
+    output: Output = "default",
+    color: Colour = "auto",
+    url: Url = "",
+    key: Key = "",
+    tenant: TenantName = "",
+    data: Data = None,
+) -> None:
+    """Print the newest matching records, the newest last."""
+    from logweir.client import read
+
+    asked = read.Asked(text, _moment(since), _moment(until))
+    target = _target(url, key, data, tenant, "lwa_")
+    found: Iterator[Any] = read.query(target, asked, limit)
+    with _explained(text):
+        if not newest_first:
+            found = iter(list(found)[::-1])
+        _print_records(found, output, color)
+
+
+@app.command(rich_help_panel=_CLIENT)
+def tail(
+    text: Annotated[str, typer.Argument(metavar="QUERY", help='{service="shop"} |= "text"')] = "{}",
+    since: Annotated[str, typer.Option(help="How old the last lines may be.")] = "1h",
+    last: Annotated[int, typer.Option("-n", "--tail", min=1, help="Last lines first.")] = 10,
+    output: Output = "default",
+    color: Colour = "auto",
+    url: Url = "",
+    key: Key = "",
+    tenant: TenantName = "",
+    data: Data = None,
+) -> None:
+    """Print the last records, then new ones as they come in."""
+    from logweir.client import read
+
+    asked = read.Asked(text, _moment(since))
+    target = _target(url, key, data, tenant, "lwa_")
+    with _explained(text):
+        _print_records(
+            read.tail(target, asked, last, lambda line: _say(f"- {line}")), output, color
+        )
+
+
+def _moment(text: str) -> str:
+    """A bare duration means so long ago."""
+    import re
+
+    return f"-{text}" if re.fullmatch(r"(?:\d+(?:ms|[smhdw]))+", text) else text
+
+
+class _explained:  # noqa: N801 - used as a word
+    """Shows where in the query an error is."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        from logweir.client import api
+
+        if isinstance(error, errors.LogweirError):
+            shown = api.picture(self._text, error.message)
+            if shown:
+                _say(shown)
+
+
+def _print_records(records: Iterator[Any], output: str, color: str) -> None:
+    from logweir.client.output import formatter
+
+    form = _choice("--output", output, ("default", "json", "raw", "logfmt"))
+    line_of = formatter(form, colour=_has_colour(color))
+    write, flush = sys.stdout.write, sys.stdout.flush
+    for record in records:
+        write(line_of(record) + "\n")
+        flush()
+
+
+def _has_colour(color: str) -> bool:
+    wanted = _choice("--color", color, ("auto", "always", "never"))
+    if wanted != "auto":
+        return bool(wanted == "always")
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("FORCE_COLOR"):
+        return True
+    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def _choice(option: str, value: str, known: tuple[str, ...]) -> Any:  # noqa: ANN401 - a literal
+    if value not in known:
+        _usage(f"{option} is one of {', '.join(known)}, not {value!r}.")
+    return value
+
+
+def _usage(message: str) -> NoReturn:
+    raise typer.BadParameter(message)
+
+
+# ---- roles ----------------------------------------------------------------------------------
+
+
+@app.command(rich_help_panel=_ROLES)
+def run(
+    role: Annotated[str, typer.Argument(help="ingest, collector, query or keeper.")],
+    binding: Annotated[
+        Path, typer.Option(envvar="LOGWEIR_BINDING", help="Binding file; re-read on change.")
+    ],
+    listen: Annotated[
+        str, typer.Option(envvar="LOGWEIR_LISTEN", help="HOST:PORT of the role's API.")
+    ] = "0.0.0.0:8080",
+    ops: Annotated[
+        str, typer.Option(envvar="LOGWEIR_OPS", help="HOST:PORT of /livez, /readyz, /metrics.")
+    ] = "0.0.0.0:9090",
+    consumer: Annotated[
+        str, typer.Option(envvar="LOGWEIR_CONSUMER", help="Of a collector; stable over restarts.")
+    ] = "",
+) -> None:
+    """Run one role in this process until SIGTERM."""
+    import importlib
+    import socket
+
+    from logweir.runtime.settings import Settings
+
+    name = _choice("ROLE", role, ("ingest", "collector", "query", "keeper"))
+    settings = Settings(
+        role=name,
+        binding=binding,
+        ops=_listen(ops),
+        http=_listen(listen) if name in ("ingest", "query") else None,
+        consumer=consumer or socket.gethostname(),
+    )
+    importlib.import_module(f"logweir.{name}.app").main(settings)
+
+
+def _listen(text: str) -> Any:  # noqa: ANN401 - imported lazily
+    from logweir.runtime.settings import Listen as Address
+
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal():
+        _usage(f"{text!r} is not HOST:PORT.")
+    return Address(host.strip("[]"), int(port))
+
+
+if __name__ == "__main__":
+    main()

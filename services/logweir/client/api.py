@@ -1,0 +1,107 @@
+"""HTTP to a Logweir: where it is, which key opens it, and its errors as sentences."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+import httpx2
+import msgspec
+
+from logweir.core import errors
+
+TIMEOUT_S: Final = 60.0
+_PREFIX = re.compile(r"/t/[^/]+/[^/]+/?$")
+_POSITION = re.compile(r"\(line (\d+), column (\d+)\)")
+
+
+class Target(msgspec.Struct, frozen=True):
+    """A Logweir and a key for it. `url` is the platform's, or a pipeline's base URL."""
+
+    url: str
+    key: str
+
+    @property
+    def ingest_url(self) -> str:
+        """Where records go in."""
+        return self.url.rstrip("/") + "/ingest"
+
+    @property
+    def platform_url(self) -> str:
+        """Where the read API is: the URL without a pipeline's prefix."""
+        return _PREFIX.sub("", self.url).rstrip("/")
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The key, as a header."""
+        return {"authorization": f"Bearer {self.key}"}
+
+
+class AnswerError(errors.LogweirError):
+    """The server refused, in its own words."""
+
+    code = "refused"
+
+    def __init__(self, status: int, message: str, hint: str, retry_after_s: float | None) -> None:
+        super().__init__(message, hint=hint)
+        self.http_status = status
+        self.retry_after_s = retry_after_s
+        self.retry = status in (408, 429, 502, 503, 504)
+
+
+def client(target: Target) -> httpx2.Client:
+    """Return an HTTP client with the target's key."""
+    return httpx2.Client(headers=target.headers, timeout=TIMEOUT_S, trust_env=False)
+
+
+def get(http: httpx2.Client, target: Target, path: str, params: Mapping[str, str]) -> Any:  # noqa: ANN401 - JSON
+    """Return the JSON of a GET of the read API.
+
+    Raises:
+        AnswerError: the server refused.
+        UnavailableError: there is no answer.
+    """
+    try:
+        answer = http.get(target.platform_url + path, params=params)
+    except httpx2.TransportError as cause:
+        raise _no_answer(target.platform_url, cause) from cause
+    check(answer)
+    return answer.json()
+
+
+def check(answer: httpx2.Response) -> None:
+    """Raise AnswerError unless the answer is a success."""
+    if answer.is_success:
+        return
+    message, hint = f"{answer.status_code} {answer.reason_phrase}", ""
+    try:
+        error = answer.json()["error"]
+        message, hint = error["message"], error.get("hint", "")
+    except (ValueError, KeyError, TypeError):
+        pass  # not from Logweir: the status is all that is known
+    after = answer.headers.get("retry-after", "")
+    raise AnswerError(
+        answer.status_code, message, hint, float(after) if after.isdecimal() else None
+    )
+
+
+def _no_answer(url: str, cause: Exception) -> errors.UnavailableError:
+    return errors.UnavailableError(
+        f"No answer from {url}: {str(cause) or type(cause).__name__}.",
+        hint="Is it running? 'logweir status' tells; 'logweir up' starts it.",
+    )
+
+
+def no_answer(target: Target, cause: Exception) -> errors.UnavailableError:
+    """Return the error of a server that cannot be reached."""
+    return _no_answer(target.platform_url, cause)
+
+
+def picture(query: str, message: str) -> str:
+    """Return the query with a caret under the place that an error names; empty without one."""
+    found = _POSITION.search(message)
+    lines = query.splitlines()
+    if found is None or not 0 < int(found[1]) <= len(lines):
+        return ""
+    return f"  {lines[int(found[1]) - 1]}\n  {' ' * (int(found[2]) - 1)}^"

@@ -1,0 +1,260 @@
+"""The folder in which all state of one `logweir up` stands, and who holds it.
+
+DIR/                0755, so that the servers' user can enter its own part
+  lock              held (flock) while an `up` runs; names its process
+  secrets.json      0600: root keys and the servers' passwords, made once
+  ports.json        ports of the servers, the same at each start while they are free
+  status.json       0600: what `logweir status` shows; written by the supervisor
+  manifests/        YAML of LogTenant and LogPipeline; applied.json knows what was taken
+  bindings/ keys/   0600 files: what the roles serve; API keys by tenant
+  logs/             one a process, rotated
+  postgres/ valkey/ gateway/     the servers' own folders
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from logweir.core import errors
+
+DEFAULT_PORT = 7080
+FORMAT_VERSION = 1
+
+_Value = TypeVar("_Value", bound=msgspec.Struct)
+
+
+class Secrets(msgspec.Struct, frozen=True):
+    """Secrets of an installation; roots are 64 hex digits, passwords 48."""
+
+    write_root: str
+    maintain_root: str
+    read_root: str
+    sign_root: str
+    postgres_password: str
+    valkey_password: str
+    version: int = FORMAT_VERSION
+
+
+class Ports(msgspec.Struct, frozen=True):
+    """Ports of the servers, on the loopback address."""
+
+    gateway: int
+    postgres: int
+    valkey: int
+
+
+class Holder(msgspec.Struct, frozen=True):
+    """The process that holds a folder."""
+
+    pid: int
+
+
+def default_path() -> Path:
+    """Return where an `up` keeps its state when nothing else is said."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/logweir")  # a home of mode 0700 would keep the servers' user out
+    home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(home) / "logweir"
+
+
+class Folder:
+    """The folder; nothing of it is touched before a method says so."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.expanduser().absolute()
+        self._lock: int | None = None
+
+    @property
+    def logs(self) -> Path:
+        """Where processes' output is."""
+        return self.path / "logs"
+
+    @property
+    def manifests(self) -> Path:
+        """Where YAML is applied from."""
+        return self.path / "manifests"
+
+    @property
+    def bindings(self) -> Path:
+        """Where roles' binding files are."""
+        return self.path / "bindings"
+
+    @property
+    def keys(self) -> Path:
+        """Where API keys are, a file a tenant; they stand for the Secrets of Kubernetes."""
+        return self.path / "keys"
+
+    @property
+    def status(self) -> Path:
+        """What the supervisor says of its processes."""
+        return self.path / "status.json"
+
+    def make(self) -> None:
+        """Make the folder and those in it that are ours.
+
+        Raises:
+            SetupError: it cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.path.chmod(0o755)
+            for one in (self.logs, self.manifests):
+                one.mkdir(exist_ok=True)
+            for one in (self.bindings, self.keys):
+                one.mkdir(mode=0o700, exist_ok=True)
+        except OSError as cause:
+            raise errors.SetupError(
+                f"Cannot write to the data folder {self.path}: {cause.strerror}.",
+                hint="Choose another one with '--data DIR', or change its owner.",
+            ) from cause
+
+    def take(self) -> None:
+        """Hold the folder until this process ends.
+
+        Raises:
+            SetupError: another process holds it, or the folder cannot be written.
+        """
+        self.make()
+        try:
+            handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as cause:
+            raise errors.SetupError(
+                f"Cannot write to the data folder {self.path}: {cause.strerror}.",
+                hint="Choose another one with '--data DIR', or change its owner.",
+            ) from cause
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as cause:
+            os.close(handle)
+            raise errors.SetupError(
+                f"{self.path} is in use by another 'logweir up', process {self._named_pid()}.",
+                hint=f"Stop it with 'logweir down --data {self.path}', or choose another folder "
+                "with '--data DIR'.",
+            ) from cause
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+        self._lock = handle
+
+    @property
+    def lock_handle(self) -> int | None:
+        """The descriptor that holds the folder; a forked child closes it."""
+        return self._lock
+
+    def holder(self) -> Holder | None:
+        """Return the process that holds the folder; None when nobody does."""
+        try:
+            handle = os.open(self.path / "lock", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return Holder(self._named_pid())
+        finally:
+            os.close(handle)
+        return None
+
+    def _named_pid(self) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            return int((self.path / "lock").read_text())
+        return 0
+
+    def secrets(self) -> Secrets:
+        """Return the installation's secrets, made at the first start.
+
+        Raises:
+            SetupError: they are lost while the data they open is there, or cannot be read.
+        """
+        path = self.path / "secrets.json"
+        if not path.exists() and (self.path / "postgres" / "data").exists():
+            raise errors.SetupError(
+                f"{path} is gone, but {self.path} holds data that only it opens.",
+                hint="Put it back from a copy, or choose another folder with '--data DIR'.",
+            )
+        if not path.exists():
+            fresh = Secrets(
+                write_root=secrets.token_hex(32),
+                maintain_root=secrets.token_hex(32),
+                read_root=secrets.token_hex(32),
+                sign_root=secrets.token_hex(32),
+                postgres_password=secrets.token_hex(24),
+                valkey_password=secrets.token_hex(24),
+            )
+            write_json(path, fresh)
+        return read_json(path, Secrets)
+
+    def read_secrets(self) -> Secrets:
+        """Return the secrets of an installation that exists.
+
+        Raises:
+            SetupError: there is none here, or they cannot be read.
+        """
+        return read_json(self.path / "secrets.json", Secrets)
+
+    def ports(self) -> Ports:
+        """Return the ports of an installation that was started.
+
+        Raises:
+            SetupError: it never was.
+        """
+        return read_json(self.path / "ports.json", Ports)
+
+    def write_ports(self, ports: Ports) -> None:
+        """Remember the ports."""
+        write_json(self.path / "ports.json", ports)
+
+
+def write_json(path: Path, value: msgspec.Struct | Mapping[str, Any]) -> bool:
+    """Replace a file of mode 0600 when its content differs; true when it did.
+
+    Raises:
+        SetupError: it cannot be written.
+    """
+    text = msgspec.json.format(msgspec.json.encode(value))
+    fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
+    try:
+        if path.exists() and path.read_bytes() == text:
+            return False
+        fresh.unlink(missing_ok=True)
+        handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(handle)
+        fresh.replace(path)
+    except OSError as cause:
+        raise errors.SetupError(
+            f"Cannot write {path}: {cause.strerror}.", hint="Free space, or mend its rights."
+        ) from cause
+    return True
+
+
+def read_json(path: Path, kind: type[_Value]) -> _Value:
+    """Return a file's value.
+
+    Raises:
+        SetupError: it is not there, not readable, or not of this kind.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except FileNotFoundError as cause:
+        raise errors.SetupError(
+            f"There is no {path.name} in {path.parent}.",
+            hint="'logweir up' makes it; give the folder of a running one with '--data DIR'.",
+        ) from cause
+    except OSError as cause:
+        raise errors.SetupError(
+            f"Cannot read {path}: {cause.strerror}.", hint="Run as the user who ran 'logweir up'."
+        ) from cause
+    except msgspec.MsgspecError as cause:
+        raise errors.SetupError(
+            f"{path} is damaged: {cause}.", hint="Put it back from a copy."
+        ) from cause

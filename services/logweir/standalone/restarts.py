@@ -1,0 +1,131 @@
+"""What a supervisor knows of one process, and when it starts it again. Pure; clocks are handed in.
+
+    waiting -> starting -> ready <-> unready
+       ^                     |
+       +-- backing off <-----+  (ended, or without an answer for long)
+
+The first restart is at once, the next ones wait longer, up to 8 s: a process that was killed is
+back within 10 s however often. One that has been ready for a while counts as mended.
+"""
+
+from __future__ import annotations
+
+import signal
+from typing import Final, Literal
+
+import msgspec
+
+State = Literal["waiting", "starting", "ready", "unready", "backing off", "stopping", "stopped"]
+
+FIRST_DELAY_S: Final = 0.25
+LONGEST_DELAY_S: Final = 8.0
+STABLE_S: Final = 20.0
+"""Ready for so long, a process has no failures any more."""
+
+SILENT_S: Final = 60.0
+"""A process that gives no answer for so long hangs, and is killed."""
+
+
+class Process(msgspec.Struct, frozen=True):
+    """One process. Times are in the caller's monotonic clock, `failures` counts those in a row.
+
+    `waits_for` says why it is not ready, `ended` how it last ended, until it counts as mended.
+    """
+
+    state: State = "waiting"
+    pid: int | None = None
+    since_s: float = 0.0
+    answered_s: float = 0.0
+    retry_at_s: float = 0.0
+    failures: int = 0
+    restarts: int = 0
+    waits_for: str = ""
+    ended: str = ""
+
+    @property
+    def why(self) -> str:
+        """What a person should know of it; empty when all is well."""
+        return self.waits_for or self.ended
+
+
+def delay_s(failures: int) -> float:
+    """Return how long the restart after so many failures in a row waits."""
+    if failures <= 1:
+        return 0.0
+    return float(min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** min(failures - 2, 10)))
+
+
+def started(process: Process, pid: int, now_s: float) -> Process:
+    """Return the process just after its start."""
+    return msgspec.structs.replace(
+        process,
+        state="starting",
+        pid=pid,
+        since_s=now_s,
+        answered_s=now_s,
+        restarts=process.restarts + (process.failures > 0),
+    )
+
+
+def probed(process: Process, answer: str | None, now_s: float) -> Process:
+    """Return the process after a probe: "" is ready, a text says why not, None is no answer."""
+    if answer is None:
+        return process
+    if answer == "":
+        state: State = "ready"
+        since_s = process.since_s if process.state == "ready" else now_s
+    else:
+        state = "starting" if process.state == "starting" else "unready"
+        since_s = process.since_s if process.state == state else now_s
+    is_mended = state == "ready" and now_s - since_s >= STABLE_S
+    return msgspec.structs.replace(
+        process,
+        state=state,
+        since_s=since_s,
+        answered_s=now_s,
+        waits_for=answer,
+        failures=0 if is_mended else process.failures,
+        ended="" if is_mended else process.ended,
+    )
+
+
+def ended(process: Process, how: str, now_s: float) -> Process:
+    """Return the process after its end, which nobody wanted."""
+    failures = process.failures + 1
+    return msgspec.structs.replace(
+        process,
+        state="backing off",
+        pid=None,
+        since_s=now_s,
+        failures=failures,
+        retry_at_s=now_s + delay_s(failures),
+        waits_for="",
+        ended=how,
+    )
+
+
+def is_due(process: Process, now_s: float) -> bool:
+    """Whether it should be started now."""
+    return process.state == "waiting" or (
+        process.state == "backing off" and now_s >= process.retry_at_s
+    )
+
+
+def is_hanging(process: Process, now_s: float) -> bool:
+    """Whether it runs and has given no answer for too long."""
+    return process.pid is not None and now_s - process.answered_s >= SILENT_S
+
+
+def how_it_ended(wait_status: int) -> str:
+    """Return the end of a process in words, from the status that `waitpid` gave.
+
+    >>> how_it_ended(9)
+    'killed by SIGKILL'
+    """
+    if wait_status & 0x7F:
+        number = wait_status & 0x7F
+        try:
+            return f"killed by {signal.Signals(number).name}"
+        except ValueError:
+            return f"killed by signal {number}"
+    return f"ended with exit code {wait_status >> 8}"

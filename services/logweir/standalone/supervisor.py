@@ -1,0 +1,240 @@
+"""Keeps the processes of one `logweir up` running: starts, watches, restarts and stops them.
+
+    children (in order) -> start when due -> probe -> status.json
+                              ^-- ended? back off (restarts.py) --+
+
+One thread, no event loop, so that roles may be forked at any time. What to do next is decided in
+`restarts.py`; this file does it. Children stop in the opposite order of their start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+import msgspec
+
+from logweir.core import errors
+from logweir.standalone import restarts
+from logweir.standalone.children import Child
+from logweir.standalone.folder import write_json
+from logweir.standalone.logfiles import LogFile
+from logweir.standalone.restarts import Process
+
+STARTING_PROBE_S: Final = 0.03
+READY_PROBE_S: Final = 2.0
+STOP_WAIT_S: Final = 15.0
+"""How long a process may take to end in order; then it is killed."""
+
+
+class ProcessStatus(msgspec.Struct, frozen=True):
+    """One process in `logweir status`. `why` says why it is not ready, or why it restarted."""
+
+    name: str
+    pid: int | None
+    state: str
+    restarts: int
+    why: str
+    ops_url: str = ""
+
+
+class Status(msgspec.Struct, frozen=True):
+    """What the supervisor says of itself in status.json."""
+
+    pid: int
+    ready: bool
+    url: str
+    processes: list[ProcessStatus]
+
+
+class Supervisor:
+    """Runs children until it is told to stop; `tell` gets a line for a person at each change."""
+
+    def __init__(
+        self,
+        children: Sequence[Child],
+        logs: Path,
+        status: Path,
+        url: str,
+        tell: Callable[[str], None],
+    ) -> None:
+        self._children = {one.name: one for one in children}
+        self._processes = {one.name: Process() for one in children}
+        self._probe_at_s = dict.fromkeys(self._children, 0.0)
+        self._begun: set[str] = set()
+        self._logs = {name: LogFile(logs / f"{name}.log") for name in self._children}
+        self._status = status
+        self._url = url
+        self._tell = tell
+        self._stopping = 0
+        self._said: bytes = b""
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether somebody wants it to end."""
+        return self._stopping > 0
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether all children are ready."""
+        return all(one.state == "ready" for one in self._processes.values())
+
+    def process(self, name: str) -> Process:
+        """Return what is known of a child's process."""
+        return self._processes[name]
+
+    def log(self, name: str) -> Path:
+        """Return where a child's output is."""
+        return self._logs[name].path
+
+    @contextlib.contextmanager
+    def signals(self) -> Iterator[int]:
+        """Take SIGTERM and SIGINT as the wish to stop; yields what becomes readable by them."""
+        reader, writer = socket.socketpair()
+        writer.setblocking(False)
+        reader.setblocking(False)
+        before = {
+            number: signal.signal(number, self._on_signal)
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        }
+        before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
+        old_handle = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        try:
+            yield reader.fileno()
+        finally:
+            signal.set_wakeup_fd(old_handle)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            reader.close()
+            writer.close()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._stopping += 1
+
+    def turn(self, wakeup: int) -> None:
+        """Do what is due, then wait until something happens or is due."""
+        now_s = time.monotonic()
+        for name, child in self._children.items():
+            self._look(name, child, now_s)
+        self.write_status()
+        self._wait(wakeup, STARTING_PROBE_S if self._is_waiting() else 0.5)
+
+    def _is_waiting(self) -> bool:
+        return any(one.state in ("starting", "waiting") for one in self._processes.values())
+
+    def _look(self, name: str, child: Child, now_s: float) -> None:
+        process = self._processes[name]
+        if process.pid is not None:
+            how = child.ended()
+            if how is not None:
+                self._end(name, how, now_s)
+            elif restarts.is_hanging(process, now_s):
+                self._logs[name].note("killed: no answer for a minute")
+                child.signal(signal.SIGKILL)
+            elif now_s >= self._probe_at_s[name]:
+                self._probe(name, child, now_s)
+        process = self._processes[name]
+        if restarts.is_due(process, now_s) and self._may_begin(child):
+            self.start(name)
+
+    def _may_begin(self, child: Child) -> bool:
+        """At the first start others must be ready before; a restart waits for nobody."""
+        return child.name in self._begun or all(
+            self._processes[one].state == "ready" for one in child.after
+        )
+
+    def start(self, name: str) -> None:
+        """Start a child now.
+
+        Raises:
+            SetupError: it cannot be started, and never was before.
+        """
+        child = self._children[name]
+        try:
+            pid = child.start(self._logs[name].writer)
+        except errors.SetupError as error:
+            if name not in self._begun:
+                raise
+            self._end(name, str(error), time.monotonic())
+            return
+        self._begun.add(name)
+        self._probe_at_s[name] = 0.0
+        self._processes[name] = restarts.started(self._processes[name], pid, time.monotonic())
+
+    def _probe(self, name: str, child: Child, now_s: float) -> None:
+        before = self._processes[name]
+        after = restarts.probed(before, child.probe(), now_s)
+        self._processes[name] = after
+        self._probe_at_s[name] = now_s + (
+            READY_PROBE_S if after.state == "ready" else STARTING_PROBE_S
+        )
+        if after.state == "ready" and before.state != "ready" and after.restarts:
+            self._tell(f"{name} is back")
+
+    def _end(self, name: str, how: str, now_s: float) -> None:
+        after = restarts.ended(self._processes[name], how, now_s)
+        self._processes[name] = after
+        self._logs[name].note(how)
+        wait_s = after.retry_at_s - now_s
+        when = f"in {wait_s:.1f} s" if wait_s else "now"
+        self._tell(f"{name} {how}; it starts again {when}")
+
+    def _wait(self, wakeup: int, wait_s: float) -> None:
+        readers = {log.reader: log for log in self._logs.values()}
+        found, _, _ = select.select([wakeup, *readers], [], [], wait_s)
+        for handle in found:
+            if handle == wakeup:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(wakeup, 4096)
+            else:
+                readers[handle].drain()
+
+    def write_status(self) -> None:
+        """Write status.json when anything in it has changed."""
+        found = Status(
+            pid=os.getpid(),
+            ready=self.is_ready and not self.is_stopping,
+            url=self._url,
+            processes=[
+                ProcessStatus(
+                    name, one.pid, one.state, one.restarts, one.why, self._children[name].ops_url
+                )
+                for name, one in self._processes.items()
+            ],
+        )
+        text = msgspec.json.encode(found)
+        if text != self._said:
+            self._said = text
+            write_json(self._status, found)
+
+    def stop(self, wakeup: int) -> None:
+        """End all children, the last started first; a further signal kills them at once."""
+        asked = self._stopping
+        for name, child in reversed(list(self._children.items())):
+            if self._processes[name].pid is None:
+                continue
+            self._set_state(name, "stopping")
+            self.write_status()
+            child.signal()
+            deadline_s = time.monotonic() + STOP_WAIT_S
+            while child.ended() is None:
+                if time.monotonic() >= deadline_s or self._stopping > max(1, asked):
+                    child.signal(signal.SIGKILL)
+                self._wait(wakeup, 0.02)
+            self._processes[name] = msgspec.structs.replace(
+                self._processes[name], state="stopped", pid=None
+            )
+        self.write_status()
+        for log in self._logs.values():
+            log.close()
+
+    def _set_state(self, name: str, state: restarts.State) -> None:
+        self._processes[name] = msgspec.structs.replace(self._processes[name], state=state)
