@@ -43,9 +43,16 @@ _ROLES = "Roles (for pods)"
 
 Data = Annotated[
     Path | None,
-    typer.Option("--data", help="Folder of all state; without it, one under your data folder."),
+    typer.Option(
+        "--data",
+        envvar="LOGWEIR_DATA",
+        help="Folder of all state; without it, one under your data folder.",
+    ),
 ]
-Port = Annotated[int | None, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")]
+Port = Annotated[
+    int | None,
+    typer.Option("--port", envvar="LOGWEIR_PORT", min=0, max=65535, help="0 takes a free one."),
+]
 Url = Annotated[
     str, typer.Option("--url", envvar="LOGWEIR_URL", help="Of a Logweir, or a pipeline's base URL.")
 ]
