@@ -23,8 +23,11 @@ $(STAMP): requirements.lock pyproject.toml
 up: install ## start all of Logweir here; Ctrl-C stops it (ARGS="--port 8080" and more)
 	@$(BIN)/logweir up $(ARGS)
 
-test: install ## all tests that need no root
-	$(BIN)/pytest $(ARGS)
+test: install ## all tests that need no root, but for `make chaos`
+	$(BIN)/pytest -m "not chaos" $(ARGS)
+
+chaos: install ## kill -9 under load: nothing lost, nothing doubled (about three minutes)
+	$(BIN)/pytest -m chaos -s tests/chaos $(ARGS)
 
 lint: install ## format, rules, types, arrows between packages
 	$(BIN)/ruff format --check .
