@@ -119,7 +119,9 @@ def overflow_key(producer: bytes, epoch: int, sequence: int) -> bytes:
 class Spent(msgspec.Struct, frozen=True):
     """What numbers do to one producer's ranges: the new ranges, what was seen, what overflows.
 
-    `overflow` are numbers that found no room in the ranges; the ledger's rows must hold them.
+    `overflow` are numbers that found no room in the ranges; the ledger's rows must hold them. From
+    then on the ledger is asked for every number that is not seen: ranges that have room again
+    know nothing of those that had none.
     """
 
     ranges: tuple[tuple[int, int], ...]
