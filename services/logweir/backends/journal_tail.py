@@ -1,7 +1,7 @@
 """The tails' side of one tenant's journal: what is appended, as it is appended.
 
     lw_append --PUBLISH, while a lease is held--> Subscription.next() -> Published
-    stream --newest()--> entries that are not stored yet
+    stream --between(), before()--> entries that are not stored yet
 
 The tail user can read the streams and renew leases, and change nothing else.
 """
@@ -9,16 +9,16 @@ The tail user can read the streams and renew leases, and change nothing else.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Collection, Iterable
 from typing import Any, Final
 
 import msgspec
 from redis import asyncio as redis
-from redis.asyncio.client import PubSub
 
 from logweir.backends import journal, redis_client
 from logweir.backends.journal import Entry
-from logweir.core import ids, names
+from logweir.core import errors, ids, names
 from logweir.core.binding import JournalServer, Login
 from logweir.core.names import PipelineId, TenantId
 
@@ -26,11 +26,14 @@ LEASE_S: Final = 30
 """How long appends are published after a tail was last seen."""
 
 COMMAND_TIMEOUT_S: Final = 5.0
-_PAGE_ENTRIES: Final = 8
+PAGE_ENTRIES: Final = 8
 """Entries of one read; each may have 10 MiB."""
 
-_RECEIPT_SKEW_MS: Final = (2_000, 60_000)
-"""How far a block's own time and its entry's may be apart: looked for near first, then wider."""
+_RECEIPT_WINDOWS_MS: Final = ((-2_000, 10_000), (-60_000, -2_001), (10_001, 60_000))
+"""How far an entry's time may be from its block's own, the likely distances first."""
+
+RECEIPT_BYTES: Final = 64 << 20
+"""How much of a journal is read for one receipt: entries cannot be read without their blocks."""
 
 
 class Published(msgspec.Struct, frozen=True):
@@ -45,11 +48,22 @@ class Published(msgspec.Struct, frozen=True):
 class Subscription:
     """Channels of some pipelines, over one connection that never reconnects in silence."""
 
-    def __init__(self, pubsub: PubSub, tenant: TenantId) -> None:
-        self._pubsub = pubsub
+    def __init__(self, client: redis.Redis, tenant: TenantId) -> None:
+        self._client = client
+        self._pubsub = client.pubsub()
         self._tenant = tenant
         self._channels: dict[bytes, PipelineId] = {}
         self._early: list[dict[str, Any]] = []
+
+    @property
+    def pipelines(self) -> Collection[PipelineId]:
+        """Those that are subscribed to."""
+        return self._channels.values()
+
+    def _channels_of(self, pipelines: Iterable[PipelineId]) -> dict[bytes, PipelineId]:
+        return {
+            (names.journal_pipeline(self._tenant, one) + "l").encode(): one for one in pipelines
+        }
 
     async def add(self, pipelines: Iterable[PipelineId]) -> None:
         """Subscribe to more pipelines; returns when the journal has confirmed it.
@@ -57,9 +71,7 @@ class Subscription:
         Raises:
             UnavailableError: the journal did not answer.
         """
-        channels = {
-            (names.journal_pipeline(self._tenant, one) + "l").encode(): one for one in pipelines
-        }
+        channels = self._channels_of(pipelines)
         self._channels |= channels
         async with journal.door("subscribe", COMMAND_TIMEOUT_S):
             await journal.answer_of(self._pubsub.subscribe(*channels))
@@ -70,6 +82,18 @@ class Subscription:
                     confirmed += 1
                 elif message is not None:
                     self._early.append(message)
+
+    async def remove(self, pipelines: Iterable[PipelineId]) -> None:
+        """Hear nothing more of these pipelines.
+
+        Raises:
+            UnavailableError: the journal did not answer.
+        """
+        channels = self._channels_of(pipelines)
+        for channel in channels:
+            self._channels.pop(channel, None)
+        async with journal.door("unsubscribe", COMMAND_TIMEOUT_S):
+            await journal.answer_of(self._pubsub.unsubscribe(*channels))
 
     async def next(self, wait_s: float) -> Published | None:
         """Return the next block; None when none came in `wait_s`.
@@ -84,101 +108,129 @@ class Subscription:
                 message = await self._pubsub.get_message(timeout=wait_s)
         if message is None or message["type"] != "message":
             return None
-        sequence, named, payload = message["data"].split(b":", 2)
+        pipeline = self._channels.get(message["channel"])
+        return None if pipeline is None else _published(pipeline, message["data"])
+
+    async def close(self) -> None:
+        """End the subscription and its connection, in whatever state they are."""
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(COMMAND_TIMEOUT_S):
+                await self._pubsub.aclose()  # type: ignore[no-untyped-call]  # has no types
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(COMMAND_TIMEOUT_S):
+                await self._client.aclose()
+
+
+def _published(pipeline: PipelineId, data: bytes) -> Published | None:
+    """Take a message apart; None when it is not one of lw_append's."""
+    try:
+        sequence, named, payload = data.split(b":", 2)
         return Published(
-            pipeline=self._channels[message["channel"]],
+            pipeline=pipeline,
             sequence=int(sequence),
             repeats=frozenset(int(part) for part in named.split(b",") if part),
             payload=payload,
         )
-
-    async def close(self) -> None:
-        """End the subscription."""
-        async with asyncio.timeout(COMMAND_TIMEOUT_S):
-            await self._pubsub.aclose()  # type: ignore[no-untyped-call]  # has no types
+    except ValueError:
+        return None  # the tenant's own ingest login can publish anything; numbers show the gap
 
 
 class TailReader:
     """One tenant's journal, as its tail user may see it."""
 
     def __init__(self, server: JournalServer, login: Login, tenant: TenantId) -> None:
+        self._server, self._login, self._tenant = server, login, tenant
         self._redis = redis_client.client(
             server, login, connections=4, command_timeout_s=COMMAND_TIMEOUT_S
         )
-        self._channels: redis.Redis = redis_client.client(
-            server, login, connections=1, command_timeout_s=None
-        )
-        self._tenant = tenant
 
     def _key(self, pipeline: PipelineId, suffix: str) -> str:
         return names.journal_pipeline(self._tenant, pipeline) + suffix
 
     def subscription(self) -> Subscription:
-        """Return a subscription without channels; there may be one at a time."""
-        pubsub = self._channels.pubsub()
-        return Subscription(pubsub, self._tenant)
+        """Return a subscription without channels, which has a connection of its own."""
+        client = redis_client.client(
+            self._server, self._login, connections=1, command_timeout_s=None
+        )
+        return Subscription(client, self._tenant)
 
-    async def renew(self, pipeline: PipelineId) -> None:
+    async def renew(self, pipeline: PipelineId) -> int:
         """Ask for publishing for the next `LEASE_S` seconds.
 
-        Raises:
-            UnavailableError: the journal did not answer.
-        """
-        async with journal.door("renew the lease", COMMAND_TIMEOUT_S):
-            await journal.answer_of(self._redis.set(self._key(pipeline, "t"), 1, ex=LEASE_S))
-
-    async def newest(self, pipeline: PipelineId, max_entries: int, max_bytes: int) -> list[Entry]:
-        """Return the newest entries that are not stored yet, the newest first.
-
-        At least one, then as many as both bounds allow.
+        Returns:
+            The number of the newest append; all with a higher number are published.
 
         Raises:
             UnavailableError: the journal did not answer.
         """
-        found: list[Entry] = []
-        size_bytes, before = 0, "+"
-        while len(found) < max_entries and size_bytes < max_bytes:
-            count = min(_PAGE_ENTRIES, max_entries - len(found))
-            async with journal.door("answer", COMMAND_TIMEOUT_S):
-                page = journal.entries_of(
-                    await journal.command(
-                        self._redis,
-                        *("XREVRANGE", self._key(pipeline, "q"), before, "-", "COUNT", count),
-                    )
+        async with (
+            journal.door("renew the lease", COMMAND_TIMEOUT_S),
+            self._redis.pipeline(transaction=False) as pipe,
+        ):
+            pipe.set(self._key(pipeline, "t"), 1, ex=LEASE_S)
+            pipe.hmget(self._key(pipeline, "c"), ["seq"])
+            _, (sequence,) = await pipe.execute()
+        return int(sequence or 0)
+
+    async def before(self, pipeline: PipelineId, entry_id: str = "") -> list[Entry]:
+        """Return some of the entries before an id (empty: the newest), the newest first.
+
+        Raises:
+            UnavailableError: the journal did not answer.
+        """
+        end = f"({entry_id}" if entry_id else "+"
+        return await self._entries("XREVRANGE", pipeline, end, "-", PAGE_ENTRIES)
+
+    async def between(self, pipeline: PipelineId, first: str, last: str) -> list[Entry]:
+        """Return some of the entries from `first` (with a "(" before it: behind it) to `last`.
+
+        Raises:
+            UnavailableError: the journal did not answer.
+        """
+        return await self._entries("XRANGE", pipeline, first, last, PAGE_ENTRIES)
+
+    async def newest(self, pipeline: PipelineId) -> Entry | None:
+        """Return the newest entry.
+
+        Raises:
+            UnavailableError: the journal did not answer.
+        """
+        found = await self._entries("XREVRANGE", pipeline, "+", "-", 1)
+        return found[0] if found else None
+
+    async def _entries(
+        self, command: str, pipeline: PipelineId, start: str, end: str, count: int
+    ) -> list[Entry]:
+        async with journal.door("answer", COMMAND_TIMEOUT_S):
+            return journal.entries_of(
+                await journal.command(
+                    self._redis, command, self._key(pipeline, "q"), start, end, "COUNT", count
                 )
-            found += page
-            size_bytes += sum(len(one.payload) for one in page)
-            if len(page) < count:
-                break
-            before = f"({page[-1].id}"
-        return found
+            )
 
     async def holds(self, pipeline: PipelineId, receipt: ids.Receipt) -> bool:
         """Whether the journal holds a receipt's block.
 
         Raises:
-            UnavailableError: the journal did not answer.
+            UnavailableError: the journal did not answer, or holds too much of that time.
         """
         at_ms = ids.time_ms(receipt.block)
-        for skew_ms in _RECEIPT_SKEW_MS:
-            after = str(max(0, at_ms - skew_ms))
-            while True:
-                async with journal.door("answer", COMMAND_TIMEOUT_S):
-                    page = journal.entries_of(
-                        await journal.command(
-                            self._redis,
-                            *("XRANGE", self._key(pipeline, "q"), after, at_ms + skew_ms),
-                            *("COUNT", _PAGE_ENTRIES),
-                        )
-                    )
+        read_bytes = 0
+        for low_ms, high_ms in _RECEIPT_WINDOWS_MS:
+            first, last = str(max(0, at_ms + low_ms)), str(max(0, at_ms + high_ms))
+            while page := await self.between(pipeline, first, last):
                 if any(one.uuid == receipt.block for one in page):
                     return True
-                if len(page) < _PAGE_ENTRIES:
-                    break
-                after = f"({page[-1].id}"
+                read_bytes += sum(len(one.payload) for one in page)
+                if read_bytes > RECEIPT_BYTES:
+                    raise errors.UnavailableError(
+                        "The journal holds too many blocks of that time to look through them.",
+                        retry_after_s=5.0,
+                        hint="Ask again when the collectors have caught up.",
+                    )
+                first = f"({page[-1].id}"
         return False
 
     async def close(self) -> None:
-        """Close all connections."""
+        """Close all connections but those of subscriptions."""
         await self._redis.aclose()
-        await self._channels.aclose()

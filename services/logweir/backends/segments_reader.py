@@ -45,7 +45,10 @@ _OPTIONS: Final = (
 
 
 class Keys(msgspec.Struct, frozen=True, eq=False):
-    """Segments that may hold a time: shape (m,) each; times are inclusive nanoseconds."""
+    """Segments that may hold a time: shape (m,) each; times are inclusive nanoseconds.
+
+    `head_bytes` is about what the segment's head takes.
+    """
 
     id: Int64s
     pipeline: Int64s
@@ -53,6 +56,7 @@ class Keys(msgspec.Struct, frozen=True, eq=False):
     max_ts: Int64s
     filter_bytes: Int64s
     filter_version: Int64s
+    head_bytes: Int64s
 
     def __len__(self) -> int:
         return len(self.id)
@@ -103,6 +107,7 @@ class Reader:
             store.conninfo(server, login, "logweir query"),
             kwargs={"autocommit": True, "prepare_threshold": 2, "options": _OPTIONS},
             configure=_configure,
+            check=psycopg_pool.AsyncConnectionPool.check_connection,
             min_size=0,
             max_size=max_connections,
             timeout=CONNECTION_WAIT_S,
@@ -111,7 +116,7 @@ class Reader:
             reconnect_timeout=CONNECTION_WAIT_S,
             open=False,
         )
-        self._is_open = False
+        self._is_closed = False
 
     @contextlib.asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Snapshot]:
@@ -120,10 +125,10 @@ class Reader:
         Raises:
             UnavailableError: the store does not answer, or broke off.
         """
-        if not self._is_open:
-            self._is_open = True
-            await self._pool.open()
+        if self._is_closed:
+            raise errors.UnavailableError("The reader's login was changed meanwhile.")
         try:
+            await self._pool.open()
             async with self._pool.connection() as connection, connection.transaction():
                 yield Snapshot(connection, self._schema)
         except (psycopg.Error, psycopg_pool.PoolTimeout, psycopg_pool.PoolClosed) as cause:
@@ -132,8 +137,8 @@ class Reader:
 
     async def close(self) -> None:
         """Close all connections, running queries' last."""
-        if self._is_open:
-            await self._pool.close()
+        self._is_closed = True
+        await self._pool.close()
 
 
 async def _configure(connection: psycopg.AsyncConnection[Any]) -> None:
@@ -158,7 +163,8 @@ class Snapshot:
         floor_ns = await self._floor_ns(min(lows_ns.values(), default=0))
         rows = await self._rows(
             "select s.id, s.pipeline::int8, s.min_ts, s.max_ts,"
-            " coalesce(octet_length(s.filter), 0)::int8, coalesce(s.filter_version, -1)::int8"
+            " coalesce(octet_length(s.filter), 0)::int8, coalesce(s.filter_version, -1)::int8,"
+            " (octet_length(s.label_sets) + octet_length(s.counts))::int8"
             " from {}.segments s join unnest(%s::int4[], %s::int8[]) as p(id, low)"
             " on p.id = s.pipeline"
             " where s.min_ts >= %s and s.min_ts < %s and s.max_ts >= p.low",
@@ -169,7 +175,7 @@ class Snapshot:
     async def keys_created_since(self, pipelines: Sequence[PipelineId], since_ms: int) -> Keys:
         """Return the segments of these pipelines that were made since then, merged ones too."""
         rows = await self._rows(
-            "select s.id, s.pipeline::int8, s.min_ts, s.max_ts, 0::int8, -1::int8"
+            "select s.id, s.pipeline::int8, s.min_ts, s.max_ts, 0::int8, -1::int8, 0::int8"
             " from {}.segments s where s.pipeline = any(%s)"
             " and s.created_at >= to_timestamp(%s / 1000.0)",
             [list(pipelines), since_ms],
@@ -250,8 +256,9 @@ class Snapshot:
 
 
 def _keys(rows: Sequence[tuple[int, ...]]) -> Keys:
-    table = np.array(rows, np.int64).reshape(-1, 6)
-    return Keys(*(np.ascontiguousarray(table[:, column]) for column in range(6)))
+    width = len(Keys.__struct_fields__)
+    table = np.array(rows, np.int64).reshape(-1, width)
+    return Keys(*(np.ascontiguousarray(table[:, column]) for column in range(width)))
 
 
 def _span(min_ts: Sequence[int]) -> tuple[int, int]:

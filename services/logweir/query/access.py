@@ -59,10 +59,12 @@ class Directory(msgspec.Struct, frozen=True):
 
 
 class Grant(msgspec.Struct, frozen=True):
-    """What a request may read: these pipelines of this tenant."""
+    """What a request may read: these pipelines of this tenant. `only` is the one of a key for one
+    pipeline."""
 
     tenant: Tenant
     pipelines: Mapping[PipelineId, Pipeline]
+    only: PipelineId | None
     key_id: int
 
 
@@ -117,10 +119,10 @@ def check(
         )
     if tenant.is_deleting:
         raise errors.ForbiddenError("The tenant is being deleted.")
-    pipelines = tenant.pipelines
-    if key.pipeline:
-        pipelines = {key.pipeline: pipelines[key.pipeline]}
-    return Grant(tenant, pipelines, key.key_id)
+    if not key.pipeline:
+        return Grant(tenant, tenant.pipelines, None, key.key_id)
+    own = {key.pipeline: tenant.pipelines[key.pipeline]}
+    return Grant(tenant, own, key.pipeline, key.key_id)
 
 
 def _secret(sign_root: bytes, key: keys.ApiKey) -> bytes:

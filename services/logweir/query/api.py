@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from logweir.core import errors
+from logweir.core import bounds, errors
 from logweir.core.ids import Receipt
 from logweir.core.names import PipelineId, TenantId
 from logweir.core.record import Labels
@@ -94,6 +94,10 @@ async def query(asked: Asked) -> Answer:
     direction = params.choice(texts, "direction", ("backward", "forward"))
     if texts.get("cursor"):
         at = cursor.decode(texts["cursor"], tenant, asked.query)
+        if texts.get("direction") and (direction == "backward") != at.bound.is_backward:
+            raise errors.BadRequestError(
+                f"The cursor does not go {direction}.", hint="Send it without a `direction`."
+            )
         window = at.window
         planned = asked.plan(window, bound=at.bound)
     else:
@@ -193,6 +197,7 @@ async def label_values(asked: Asked, name: str) -> Answer:
     Raises:
         BadRequestError, UnavailableError: as `query`.
     """
+    check_label_name(name)
     found, ended = await _groups(
         asked,
         lambda planned, pipeline, given: (
@@ -244,25 +249,25 @@ async def receipt(asked: Asked, text: str) -> Answer:
         UnavailableError: the store or the journal does not answer.
     """
     wanted = Receipt.parse(text)
-    only: PipelineId | None = None
-    if len(asked.grant.pipelines) < len(asked.grant.tenant.pipelines):
-        only = next(iter(asked.grant.pipelines))
 
     async def is_buffered() -> bool:
-        pipelines = asked.grant.tenant.pipelines if only is None else [only]
-        holds = [await asked.doors.hub.source.holds(one, wanted) for one in pipelines]
-        return any(holds)
+        for pipeline in asked.grant.pipelines:
+            if await asked.doors.hub.source.holds(pipeline, wanted):
+                return True
+        return False
 
-    state = await receipts.look_up(asked.doors.reader, is_buffered, only, wanted)
+    state = await receipts.look_up(asked.doors.reader, is_buffered, asked.grant.only, wanted)
     return Answer(_encode(state))
 
 
-def check_label_name(name: str) -> str:
-    """Return a label's name out of a path.
+def check_label_name(name: str) -> None:
+    """Check a label's name out of a path.
 
     Raises:
         BadRequestError: no label can have it.
     """
-    if not name or len(name) > 256:
-        raise errors.BadRequestError(f"{name[:80]!r} is not a label's name.")
-    return name
+    if not name or len(name.encode("utf-8", "replace")) > bounds.MAX_LABEL_NAME_BYTES:
+        raise errors.BadRequestError(
+            f"{name[:80]!r} is not a label's name.",
+            hint=f"It has 1 to {bounds.MAX_LABEL_NAME_BYTES} bytes.",
+        )

@@ -164,6 +164,7 @@ def make_app(query: Query) -> FastAPI:
     app = FastAPI(
         title="Logweir query",
         openapi_url=None,
+        redirect_slashes=False,  # a redirect would name this process, not the gateway
         telemetry={"auto_configure": False},  # it would send its own logs to itself
         exception_handlers={HTTPException: _http_error},
     )

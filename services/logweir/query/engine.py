@@ -30,6 +30,8 @@ PIECE_BYTES: Final = 2 << 20
 PIECE_SEGMENTS: Final = 32
 FIRST_HEADS: Final = 4
 MAX_HEADS: Final = 256
+MAX_HEADS_BYTES: Final = 2 << 20
+"""Label sets and counts of the heads that are read at once, unless one segment has more."""
 HARD_FACTOR: Final = 2
 """A page that cannot advance may take this much more than its budget of time, then it fails."""
 
@@ -228,9 +230,12 @@ async def batches(
     """Yield (place of the batch's first segment in `keys`, candidates); batches grow."""
     at, size = 0, FIRST_HEADS
     while at < len(keys):
-        batch = keys.take(np.arange(at, min(at + size, len(keys))))
+        heads_bytes = np.cumsum(keys.head_bytes[at : at + size])
+        fitting = int(np.searchsorted(heads_bytes, MAX_HEADS_BYTES, side="right"))
+        end = at + max(1, min(fitting, len(heads_bytes)))
+        batch = keys.take(np.arange(at, end))
         yield at, await candidates(snapshot, plan, batch, with_counts=with_counts)
-        at, size = at + size, min(size * 2, MAX_HEADS)
+        at, size = end, min(size * 2, MAX_HEADS)
 
 
 def pieces(found: Sequence[Candidate], first: str, last: str) -> list[list[Candidate]]:

@@ -3,58 +3,77 @@
     journal_tail.Subscription -> Hub -> Tail.offer (each block once, whatever happens between)
 
 Subscribe, renew the lease, read the journal, then the store: a block moves from the journal to the
-store, so who reads in this order misses none. The same is done when the numbers of the channel
-show a gap, when its connection broke, or when the lease may have lapsed.
+store, so who reads in this order misses none (missed.py). The same is done when the numbers of the
+channel show a gap, when its connection broke, or when the lease may have lapsed. A tail joins when
+its pipelines are heard and reads its history only then: what it is not offered stands in that.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Set
+from typing import Final, ParamSpec, TypeVar
 
-import numpy as np
-
-from logweir.backends.journal import Entry
 from logweir.backends.journal_tail import LEASE_S, Published, Subscription, TailReader
-from logweir.backends.segments_reader import Range, Reader
-from logweir.core import block, columns, errors, ids, segment
-from logweir.core.columns import Columns
+from logweir.backends.segments_reader import Reader
+from logweir.core import block, errors, ids
 from logweir.core.names import PipelineId
+from logweir.query import blocks
+from logweir.query.missed import Make, Missed
 from logweir.query.tail import Tail
 
 logger = logging.getLogger(__name__)
 
 RENEW_S: Final = 10.0
-LISTEN_S: Final = 0.2
+LATE_S: Final = 5.0
+"""How long a block that was appended before a renewal may take to be heard."""
+
+LISTEN_S: Final = 0.1
 """How long a turn listens; also how soon a new tail's pipelines are subscribed to."""
 
 IDLE_S: Final = 5.0
-"""How long a hub without tails goes on, for a client that reconnects."""
+"""How long a pipeline without tails is heard, for a client that reconnects."""
 
-BACKOFF_S: Final = 1.0
+ATTACH_S: Final = 10.0
+BACKOFF_S: Final = 0.5
 OVERLAP_MS: Final = 20_000
 """How far a gap is read before its beginning: clocks differ, and an append may take 5 s."""
 
 RECENT_BLOCKS: Final = 50_000
 """Blocks that are remembered as offered; far more than `OVERLAP_MS` brings."""
 
-JOURNAL_ENTRIES: Final = 512
-JOURNAL_BYTES: Final = 64 << 20
-"""How much of a journal is read for a gap or a history."""
+SMALL_BYTES: Final = 32 << 10
+"""Blocks up to this size are read at once; larger ones in a thread, as others wait."""
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
 class _Line:
-    """What was heard of one pipeline. `heard_ms`: all appended before is in `recent` or older."""
+    """What was heard of one pipeline.
+
+    All appends up to number `sequence` were heard, or read as missed. All that were before
+    `heard_ms` are in `recent` or older; `due` are the number and the time that the last renewal
+    found, for which the same will be true once `sequence` gets there.
+    """
 
     def __init__(self) -> None:
-        self.sequence: int | None = None
-        self.recent: dict[int, None] = {}
+        self.sequence = 0
         self.heard_ms: int | None = None
+        self.due: tuple[int, int] | None = None
         self.renewed_s = 0.0
+        self.wanted_s = time.monotonic()
+        self.recent: dict[int, None] = {}
+
+    def remember(self, block: int) -> None:
+        """Take a block for offered."""
+        self.recent[block] = None
+        while len(self.recent) > RECENT_BLOCKS:
+            del self.recent[next(iter(self.recent))]
 
 
 class Hub:
@@ -66,216 +85,239 @@ class Hub:
         self.source = source
         self._reader = reader
         self._now_s = now_s
+        self._joining: set[Tail] = set()
         self._tails: set[Tail] = set()
         self._lines: dict[PipelineId, _Line] = {}
         self._heard: set[PipelineId] = set()
         self._changed = asyncio.Condition()
         self._problem: errors.LogweirError | None = None
         self._task: asyncio.Task[None] | None = None
+        self._is_closed = False
 
     @property
     def is_running(self) -> bool:
         """Whether the hub listens."""
         return self._task is not None and not self._task.done()
 
-    @property
-    def tails(self) -> int:
-        """How many tails are attached."""
-        return len(self._tails)
-
-    async def attach(self, tail: Tail, wait_s: float = 10.0) -> None:
+    async def attach(self, tail: Tail, wait_s: float = ATTACH_S) -> None:
         """Offer the tail all that is appended from now on; returns once that is sure.
 
         Raises:
             UnavailableError: the journal or the store does not answer.
         """
-        self._tails.add(tail)
-        if not self.is_running:
-            self._problem = None
-            self._task = asyncio.create_task(self._run(), name="tail hub")
-        wanted = set(tail.plan.lows_ns)
+        wanted = tail.plan.lows_ns.keys()
+        self._joining.add(tail)
         try:
+            if not self.is_running and not self._is_closed:
+                self._task = asyncio.create_task(self._run(), name="tail hub")
             async with asyncio.timeout(wait_s), self._changed:
-                await self._changed.wait_for(lambda: wanted <= self._heard or self._problem)
+                await self._changed.wait_for(lambda: wanted <= self._heard or self._is_closed)
+            if self._is_closed:
+                raise _closed()
+            self._tails.add(tail)
         except TimeoutError as cause:
-            self.detach(tail)
-            raise errors.UnavailableError("The live tail did not begin in time.") from cause
-        if self._problem is not None:
-            self.detach(tail)
-            raise self._problem
+            raise self._problem or errors.UnavailableError(
+                "The live tail did not begin in time."
+            ) from cause
+        finally:
+            self._joining.discard(tail)
 
     def detach(self, tail: Tail) -> None:
         """Offer the tail nothing more."""
         self._tails.discard(tail)
 
     async def close(self) -> None:
-        """End the hub."""
+        """End the hub, and all tails with an error that makes their clients come again."""
+        self._is_closed = True
+        for tail in self._tails:
+            tail.fail(_closed())
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
+        await self._tell()
         await self.source.close()
 
-    async def buffered(self, pipelines: Sequence[PipelineId]) -> list[tuple[PipelineId, Columns]]:
-        """Return blocks that the journal holds, without what they repeat; for a history.
+    async def _tell(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
 
-        Raises:
-            UnavailableError: the journal did not answer.
-        """
-        found = []
-        for pipeline in pipelines:
-            for entry in await self.source.newest(pipeline, JOURNAL_ENTRIES, JOURNAL_BYTES):
-                decoded = _decode(entry.payload, entry.repeats)
-                if decoded is not None:
-                    found.append((pipeline, decoded))
-        return found
+    # ---- listening -----------------------------------------------------------------------------
 
     async def _run(self) -> None:
-        idle_since_s = time.monotonic()
-        while self._tails or time.monotonic() - idle_since_s < IDLE_S:
-            if self._tails:
-                idle_since_s = time.monotonic()
+        while self._is_needed():
             try:
                 await self._listen()
             except errors.LogweirError as error:
-                await self._tell(error)
-                logger.warning("tail interrupted", extra={"why": str(error)})
+                if self._problem is None:
+                    logger.warning("tails interrupted", extra={"why": str(error)})
+                self._problem = error
                 await asyncio.sleep(BACKOFF_S)
-        self._lines.clear()
+            except Exception:
+                logger.exception("tails interrupted")
+                self._problem = errors.UnavailableError(
+                    "The live tail failed; the reason is in the role's log."
+                )
+                await asyncio.sleep(BACKOFF_S)
 
-    async def _tell(self, problem: errors.LogweirError | None) -> None:
-        async with self._changed:
-            self._problem = problem
-            self._changed.notify_all()
+    def _is_needed(self) -> bool:
+        """Forget pipelines that no tail has wanted for a while; whether any are left."""
+        now_s = time.monotonic()
+        wanted = self._wanted()
+        for pipeline, line in list(self._lines.items()):
+            if pipeline in wanted:
+                line.wanted_s = now_s
+            elif now_s - line.wanted_s >= IDLE_S:
+                del self._lines[pipeline]
+                self._heard.discard(pipeline)
+        return bool(self._tails or self._joining or self._lines)
+
+    def _wanted(self) -> Set[PipelineId]:
+        return {one for tail in self._tails | self._joining for one in tail.plan.lows_ns}
 
     async def _listen(self) -> None:
         """Hear what is appended, until nobody listens any more or the journal is lost."""
         subscription = self.source.subscription()
-        self._heard.clear()
-        for line in self._lines.values():
-            line.sequence = None
-        idle_since_s = time.monotonic()
         try:
-            while self._tails or time.monotonic() - idle_since_s < IDLE_S:
-                if self._tails:
-                    idle_since_s = time.monotonic()
+            while self._is_needed():
                 await self._subscribe(subscription)
-                await self._renew()
-                if not self._heard:
+                for pipeline in subscription.pipelines:
+                    await self._renew(pipeline, self._lines[pipeline])
+                if not subscription.pipelines:
                     await asyncio.sleep(LISTEN_S)
-                elif (found := await subscription.next(LISTEN_S)) is not None:
+                    continue
+                found = await subscription.next(LISTEN_S)
+                if found is not None:
                     await self._hear(found)
+                self._settle(is_idle=found is None)
         finally:
-            with contextlib.suppress(Exception):
-                await subscription.close()
+            self._heard.clear()
+            await subscription.close()
 
     async def _subscribe(self, subscription: Subscription) -> None:
-        wanted = {one for tail in self._tails for one in tail.plan.lows_ns} - self._heard
-        if wanted:
-            await subscription.add(sorted(wanted))
-            for pipeline in sorted(wanted):
-                line = self._lines.setdefault(pipeline, _Line())
-                await self.source.renew(pipeline)
-                line.renewed_s = time.monotonic()
-                await self._catch_up(pipeline, line)
-        if wanted or self._problem is not None:
-            self._heard |= wanted
-            await self._tell(None)
+        """Subscribe to what is wanted, and to nothing that was forgotten."""
+        forgotten = set(subscription.pipelines) - self._lines.keys()
+        if forgotten:
+            await subscription.remove(sorted(forgotten))
+        fresh = self._wanted() - set(subscription.pipelines)
+        if not fresh:
+            return
+        await subscription.add(sorted(fresh))
+        for pipeline in sorted(fresh):
+            await self._catch_up(pipeline, self._lines.setdefault(pipeline, _Line()))
+        if self._problem is not None:
+            logger.info("tails go on")
+            self._problem = None
 
-    async def _renew(self) -> None:
-        for pipeline in self._heard:
-            line = self._lines[pipeline]
-            age_s = time.monotonic() - line.renewed_s
-            if age_s < RENEW_S:
-                continue
-            await self.source.renew(pipeline)
-            line.renewed_s = time.monotonic()
-            if age_s >= LEASE_S - 1:
-                await self._catch_up(pipeline, line)
-            else:
-                line.heard_ms = self._now_ms()
+    async def _renew(self, pipeline: PipelineId, line: _Line) -> None:
+        now_s = time.monotonic()
+        if now_s - line.renewed_s < RENEW_S:
+            return
+        if now_s - line.renewed_s >= LEASE_S - 1:
+            await self._catch_up(pipeline, line)
+            return
+        now_ms = self._now_ms()
+        line.due = await self.source.renew(pipeline), now_ms
+        line.renewed_s = now_s
 
     def _now_ms(self) -> int:
         return int(self._now_s() * 1000)
 
-    async def _hear(self, found: Published) -> None:
-        line = self._lines[found.pipeline]
-        if line.sequence is not None and found.sequence != line.sequence + 1:
-            await self._catch_up(found.pipeline, line)
-        line.sequence = found.sequence
-        line.heard_ms = self._now_ms()
-        self._offer(found.pipeline, line, _decode(found.payload, found.repeats))
+    def _settle(self, *, is_idle: bool) -> None:
+        """Note how far is heard; what the journal counted must arrive.
 
-    def _offer(self, pipeline: PipelineId, line: _Line, records: Columns | None) -> None:
-        """Offer the records of one block, unless they were offered before."""
-        if records is None or not records.n or int(records.block[0]) in line.recent:
+        Raises:
+            UnavailableError: blocks were appended and not heard.
+        """
+        now_s = time.monotonic()
+        for line in self._lines.values():
+            if line.due is None:
+                continue
+            number, at_ms = line.due
+            if line.sequence >= number:
+                line.heard_ms, line.due = at_ms, None
+            elif is_idle and now_s - line.renewed_s >= LATE_S:
+                line.due = None
+                raise errors.UnavailableError("What the journal publishes does not arrive.")
+
+    async def _hear(self, found: Published) -> None:
+        line = self._lines.get(found.pipeline)
+        if line is None:
             return
-        line.recent[int(records.block[0])] = None
-        while len(line.recent) > RECENT_BLOCKS:
-            del line.recent[next(iter(line.recent))]
-        for tail in self._tails:
-            tail.offer(pipeline, records)
+        if found.sequence != line.sequence + 1 and not _is_known(line, found):
+            await self._catch_up(found.pipeline, line)
+        line.sequence = max(line.sequence, found.sequence)
+        size_bytes = len(found.payload)
+        records = await _work(size_bytes, blocks.decode, found.payload, found.repeats)
+        if records is not None and records.n:
+            short = int(records.block[0])
+            await self._offer(found.pipeline, line, short, size_bytes, lambda: records)
+
+    async def _offer(
+        self, pipeline: PipelineId, line: _Line, block: int, size_bytes: int, make: Make
+    ) -> None:
+        """Offer the records of one block, unless they were offered before."""
+        if block in line.recent:
+            return
+        tails = list(self._tails)
+        found = await _work(size_bytes, _matching, tails, pipeline, make)
+        line.remember(block)
+        for tail, rows in found:
+            if tail in self._tails:
+                tail.offer(rows)
 
     async def _catch_up(self, pipeline: PipelineId, line: _Line) -> None:
         """Offer what was appended since the pipeline was last heard, and was not heard.
 
         The first time nothing is offered: what was there before is a history's to show.
         """
-        is_first = line.heard_ms is None
-        now_ms = self._now_ms()
-        since_ms = (now_ms if line.heard_ms is None else line.heard_ms) - OVERLAP_MS
-        entries = await self.source.newest(pipeline, JOURNAL_ENTRIES, JOURNAL_BYTES)
-        stored = await self._stored_since(pipeline, since_ms, line)
-        found = [*map(_entry_columns, reversed(entries)), *stored]
-        for records in found:
-            if is_first and records is not None and records.n:
-                line.recent[int(records.block[0])] = None
-            else:
-                self._offer(pipeline, line, records)
-        line.heard_ms = now_ms
-
-    async def _stored_since(
-        self, pipeline: PipelineId, since_ms: int, line: _Line
-    ) -> list[Columns]:
-        """Return stored blocks that were appended since then and are not in `recent`."""
-        parts = []
-        async with self._reader.snapshot() as snapshot:
-            keys = await snapshot.keys_created_since([pipeline], since_ms)
-            for head in await snapshot.heads(keys):
-                places = segment.places(head.layout, head.codec)
-                size_bytes = sum(place.length for place in places.values())
-                (body,) = await snapshot.pieces([Range(head.id, head.min_ts, 0, size_bytes)])
-                raw = {n: body[p.offset : p.offset + p.length] for n, p in places.items()}
-                labels = segment.label_sets(head.label_sets)
-                found = segment.decode_columns(head.n, places, raw, labels)
-                since = np.uint64(max(0, since_ms) << ids.SHORT_RANDOM_BITS)
-                parts.append(columns.select(found, found.block >= since))
-        return _by_block(parts, line)
+        self._heard.discard(pipeline)
+        line.renewed_s, now_ms = time.monotonic(), self._now_ms()
+        sequence = await self.source.renew(pipeline)
+        missed = Missed(self.source, self._reader, pipeline, line.recent)
+        if line.heard_ms is None:
+            for one in await missed.blocks(now_ms - OVERLAP_MS):
+                line.remember(one)
+        else:
+            await missed.read(
+                line.heard_ms - OVERLAP_MS, functools.partial(self._offer, pipeline, line)
+            )
+        line.sequence, line.heard_ms, line.due = sequence, now_ms, None
+        self._heard.add(pipeline)
+        await self._tell()
 
 
-def _by_block(parts: Sequence[Columns], line: _Line) -> list[Columns]:
-    """Records of segments, gathered by the block that they came in; without recent ones."""
-    parts = [part for part in parts if part.n]
-    if not parts:
+async def _work(
+    size_bytes: int, function: Callable[_P, _T], *args: _P.args, **options: _P.kwargs
+) -> _T:
+    """Call a function on a block of this size, without holding up others for long."""
+    if size_bytes <= SMALL_BYTES:
+        return function(*args, **options)
+    return await asyncio.to_thread(function, *args, **options)
+
+
+def _closed() -> errors.UnavailableError:
+    return errors.UnavailableError(
+        "The tenant's logins were changed.", hint="Open the live tail again."
+    )
+
+
+def _is_known(line: _Line, found: Published) -> bool:
+    """Whether a block was offered before it was heard."""
+    with contextlib.suppress(Exception):  # not a block
+        return ids.short(block.header(found.payload).uuid) in line.recent
+    return False
+
+
+def _matching(
+    tails: list[Tail], pipeline: PipelineId, make: Make
+) -> list[tuple[Tail, blocks.Rows]]:
+    """Return what each tail is to be offered of a block."""
+    records = make()
+    if records is None:
         return []
-    whole = columns.concat(parts)
-    blocks = [one for one in np.unique(whole.block).tolist() if one not in line.recent]
-    return [columns.select(whole, whole.block == np.uint64(one)) for one in blocks]
-
-
-def _entry_columns(entry: Entry) -> Columns | None:
-    return _decode(entry.payload, entry.repeats)
-
-
-def _decode(payload: bytes, repeats: frozenset[int]) -> Columns | None:
-    """The records of a block without the requests that it repeats; None for what is no block."""
-    try:
-        header, records = block.decode(payload)
-    except errors.FormatError:
-        return None  # the collectors report it
-    if not repeats:
-        return records
-    keep = np.ones(records.n, np.bool_)
-    for index, where in enumerate(block.request_slices(header)):
-        if index in repeats:
-            keep[where] = False
-    return columns.select(records, keep)
+    found = []
+    for tail in tails:
+        rows = blocks.matching_rows(tail.plan, pipeline, records)
+        if len(rows):
+            found.append((tail, blocks.Rows(pipeline, records, rows).compact()))
+    return found

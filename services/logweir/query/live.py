@@ -9,28 +9,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final
 
 from fastapi import WebSocket
 from starlette.responses import Response
 from starlette.websockets import WebSocketDisconnect
 
 from logweir.core import errors, moments
-from logweir.query import access, api, params, plan, search
-from logweir.query.engine import OverBudgetError
+from logweir.query import access, history, params, plan
+from logweir.query.engine import Budget, Run
 from logweir.query.params import Window
 from logweir.query.tail import Tail
 from logweir.query.tenants import Doors, Tenants
 from logweir.runtime import metrics, web
 
 KNOWN: Final = ("query", "start", "limit")
-MAX_TAILS: Final = 64
-"""Open tails of a tenant; each costs the scan of every block."""
 
 RECHECK_S: Final = 2.0
 """How often the key of an open tail is looked at again: a revoked one ends within 5 s."""
 
+SEND_TIMEOUT_S: Final = 60.0
+"""A client that takes no byte for so long is not there any more."""
+
+GOODBYE_S: Final = 2.0
 FUTURE_NS: Final = 3600 * moments.NS_PER_S
 
 CLOSE_POLICY: Final = 1008
@@ -40,88 +42,94 @@ Check = Callable[[Sequence[tuple[bytes, bytes]]], access.Grant]
 
 
 async def serve(websocket: WebSocket, check: Check, tenants: Tenants) -> None:
-    """Serve one tail until its client goes, its key is refused, or the journal is lost."""
+    """Serve one tail until its client goes, its key is refused, or its doors are closed."""
     headers = websocket.scope["headers"]
-    try:
-        grant = check(headers)
-        texts = params.from_pairs(websocket.query_params.multi_items(), KNOWN)
-        limit = params.count(texts, "limit", params.DEFAULT_LIMIT, params.MAX_LIMIT)
-        now_ns = time.time_ns()
-        window = Window(params.window(texts, now_ns).start_ns, now_ns + FUTURE_NS)
-        planned = plan.plan(texts.get("query") or "{}", window, grant.pipelines, now_ns)
-        doors = tenants.doors(grant.tenant)
-        if doors.hub.tails >= MAX_TAILS:
-            raise errors.OverLimitError(
-                f"{MAX_TAILS} tails of this tenant are open, as many as may.", retry_after_s=5.0
+    with contextlib.ExitStack() as stack:
+        try:
+            grant = check(headers)
+            limit, planned = _asked(websocket, grant)
+            doors = stack.enter_context(tenants.tail(grant.tenant))
+        except errors.LogweirError as error:
+            await _refuse(websocket, error)
+            return
+        stack.enter_context(metrics.TAIL_CLIENTS.track_inprogress())
+        tail, run = Tail(planned), Run(Budget(history.TIME_S, grant.tenant.scan_bytes))
+        stack.callback(run.cancel)
+        stack.callback(doors.hub.detach, tail)
+        try:
+            await websocket.accept()
+            await _first_of(
+                _show(websocket, doors, tail, limit, run),
+                _receive(websocket),
+                _recheck(lambda: check(headers)),
             )
-    except errors.LogweirError as error:
-        await _refuse(websocket, error)
-        return
-    await websocket.accept()
-    metrics.TAIL_CLIENTS.inc()
-    tail = Tail(planned)
-    try:
-        await _begin(doors, tail, grant.tenant, limit)
-        await _stream(websocket, tail, lambda: check(headers))
-    except errors.LogweirError as error:
-        code = CLOSE_TRY_AGAIN if error.retry else CLOSE_POLICY
-        with contextlib.suppress(WebSocketDisconnect, RuntimeError):
-            await websocket.send_text(web.error_body(error).decode())
-            await websocket.close(code)
-    except WebSocketDisconnect:
-        pass
-    finally:
-        doors.hub.detach(tail)
-        metrics.TAIL_CLIENTS.dec()
+        except errors.LogweirError as error:
+            await _say_goodbye(websocket, error)
+        except (WebSocketDisconnect, TimeoutError):
+            pass  # nobody reads any more
+
+
+def _asked(websocket: WebSocket, grant: access.Grant) -> tuple[int, plan.Plan]:
+    """Return how many last lines are wanted, and the plan of the query."""
+    texts = params.from_pairs(websocket.query_params.multi_items(), KNOWN)
+    limit = params.count(texts, "limit", params.DEFAULT_LIMIT, params.MAX_LIMIT)
+    now_ns = time.time_ns()
+    window = Window(params.window(texts, now_ns).start_ns, now_ns + FUTURE_NS)
+    return limit, plan.plan(texts.get("query") or "{}", window, grant.pipelines, now_ns)
 
 
 async def _refuse(websocket: WebSocket, error: errors.LogweirError) -> None:
     """Answer the handshake as a request would be answered."""
     headers = {name.decode(): value.decode() for name, value in web.error_headers(error)}
-    await websocket.send_denial_response(
-        Response(web.error_body(error), error.status, headers, media_type="application/json")
-    )
+    with contextlib.suppress(WebSocketDisconnect):
+        await websocket.send_denial_response(
+            Response(web.error_body(error), error.status, headers, media_type="application/json")
+        )
 
 
-async def _begin(doors: Doors, tail: Tail, tenant: access.Tenant, limit: int) -> None:
-    """Attach first, then read the journal, then the store: whatever moves on is seen once."""
-    await doors.hub.attach(tail)
-    buffered = await doors.hub.buffered(list(tail.plan.lows_ns))
-    try:
-        page = await search.search(doors.reader, tail.plan, limit, api.new_run(tenant))
-        stored = page.records
-    except OverBudgetError:
-        stored = []  # the live part is worth more than a history that takes a minute
-    tail.begin(buffered, stored, limit)
+async def _say_goodbye(websocket: WebSocket, error: errors.LogweirError) -> None:
+    """Tell the client why its tail ends, when it still listens."""
+    with contextlib.suppress(WebSocketDisconnect, RuntimeError, TimeoutError):
+        async with asyncio.timeout(GOODBYE_S):
+            await websocket.send_text(web.error_body(error).decode())
+            await websocket.close(CLOSE_TRY_AGAIN if error.retry else CLOSE_POLICY)
 
 
-async def _stream(websocket: WebSocket, tail: Tail, check: Callable[[], object]) -> None:
-    async def send() -> None:
-        async for frame in tail.frames():
-            await websocket.send_text(frame.decode())
-
-    async def receive() -> None:
-        while True:  # nothing that a client says matters, but that it goes
-            await _receive(websocket)
-
-    async def recheck() -> None:
-        while True:
-            await asyncio.sleep(RECHECK_S)
-            check()
-
-    tasks = [asyncio.create_task(one()) for one in (send, receive, recheck)]
+async def _first_of(*parts: Coroutine[Any, Any, None]) -> None:
+    """Run all until the first one ends, and end as it did."""
+    tasks = [asyncio.create_task(part) for part in parts]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
     finally:
         for task in tasks:
             task.cancel()
-        await asyncio.wait(tasks)
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+    for task, problem in zip(tasks, ended, strict=True):
+        if task in done and isinstance(problem, BaseException):
+            raise problem
 
 
-async def _receive(websocket: WebSocket) -> Mapping[str, object]:
-    message = await websocket.receive()
-    if message["type"] == "websocket.disconnect":
-        raise WebSocketDisconnect(message.get("code", 1000))
-    return message
+async def _show(websocket: WebSocket, doors: Doors, tail: Tail, limit: int, run: Run) -> None:
+    """Attach first, then read the history: whatever moves on meanwhile is seen once."""
+    await doors.hub.attach(tail)
+    async with doors.histories:
+        tail.begin(
+            await history.last_records(doors.hub.source, doors.reader, tail.plan, limit, run)
+        )
+    async for frame in tail.frames():
+        async with asyncio.timeout(SEND_TIMEOUT_S):
+            await websocket.send_text(frame.decode())
+
+
+async def _receive(websocket: WebSocket) -> None:
+    """Wait until the client goes; nothing that it says matters."""
+    while True:
+        message = await websocket.receive()
+        if message["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect(message.get("code", 1000))
+
+
+async def _recheck(check: Callable[[], object]) -> None:
+    while True:
+        await asyncio.sleep(RECHECK_S)
+        check()

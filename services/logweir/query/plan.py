@@ -27,7 +27,7 @@ PIPELINE_LABEL: Final = "pipeline"
 MAX_FILTER_KEYS: Final = 8
 """Keys that a filter is asked for; more of them hide hardly any further segment."""
 
-_MAX_CACHED_LABEL_SETS: Final = 100_000
+_MAX_CACHED_LABEL_SETS: Final = 10_000
 
 Test = Callable[[str], bool]
 

@@ -31,9 +31,19 @@ class ReceiptState(msgspec.Struct, frozen=True):
 
 
 def outcome(row: LedgerRow, index: int) -> settle.Outcome | None:
-    """Return what a block's row says of one request; None when it has no such request."""
+    """Return what a block's row says of one request; None when it has no such request.
+
+    A block that could not be read has one outcome for all of its requests: how many it held is
+    not known.
+    """
     numbers = row.outcomes[index * _NUMBERS : (index + 1) * _NUMBERS]
-    return settle.Outcome(*numbers) if len(numbers) == _NUMBERS else None
+    if len(numbers) == _NUMBERS:
+        return settle.Outcome(*numbers)
+    if len(row.outcomes) == _NUMBERS:
+        whole = settle.Outcome(*row.outcomes)
+        if whole == settle.Outcome(quarantined=whole.quarantined) and whole.quarantined:
+            return whole
+    return None
 
 
 def state(counts: settle.Outcome) -> str:

@@ -7,6 +7,7 @@ rows that match (times and label sets)          --add_rows-->
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import numpy as np
 
@@ -15,8 +16,10 @@ from logweir.core.columns import Int64s
 from logweir.core.record import Labels
 from logweir.query.params import Buckets
 
-MAX_CELLS = 4_000_000
-"""Buckets times groups: 32 MB of counts."""
+MAX_CELLS: Final = 1_000_000
+"""Buckets times groups; as numbers of an answer they take some 40 MB."""
+
+MAX_GROUPS: Final = 100_000
 
 
 class Tally:
@@ -91,7 +94,7 @@ class Tally:
         place = self._places[group] = len(self._places)
         if place >= len(self._counts):
             rows = max(4, 2 * len(self._counts))
-            if (place + 1) * self.buckets.count > MAX_CELLS:
+            if place >= MAX_GROUPS or (place + 1) * self.buckets.count > MAX_CELLS:
                 raise errors.BadRequestError(
                     f"There are more than {place} groups in {self.buckets.count} buckets.",
                     hint="Group by a label with fewer values, or count fewer buckets.",

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Iterator
+from typing import Final
 
 import msgspec
 
@@ -20,16 +22,30 @@ from logweir.core.names import TenantId
 from logweir.query.access import Directory, Tenant
 from logweir.query.hub import Hub
 
-BUSY_RETRY_S = 1.0
+logger = logging.getLogger(__name__)
+
+BUSY_RETRY_S: Final = 1.0
+TAILS_RETRY_S: Final = 5.0
+
+MAX_TAILS: Final = 64
+"""Open tails of a tenant; each costs the scan of every block."""
+
+HISTORIES: Final = 2
+"""Tails of a tenant whose last lines are read at the same time."""
+
+HUB_CONNECTIONS: Final = 1
 
 
 class Doors(msgspec.Struct, eq=False):
-    """One tenant's doors, and how many queries are in them. `version` names the logins."""
+    """One tenant's doors, and how many queries and tails are in them. `version` says what they
+    were made for."""
 
     version: object
     reader: Reader
     hub: Hub
+    histories: asyncio.Semaphore
     running: int = 0
+    tails: int = 0
 
 
 class Tenants:
@@ -54,7 +70,12 @@ class Tenants:
         """
         if self._binding is None:
             raise errors.UnavailableError("The query role has no binding yet.")
-        version = (tenant.reader_slot, tenant.reader_revision, tenant.redis_revision)
+        version = (
+            tenant.reader_slot,
+            tenant.reader_revision,
+            tenant.redis_revision,
+            tenant.concurrency,
+        )
         found = self._doors.get(tenant.id)
         if found is not None and found.version != version:
             self._close(tenant.id)
@@ -69,6 +90,7 @@ class Tenants:
 
         Raises:
             OverLimitError: the tenant runs as many as it may.
+            UnavailableError: as `doors`.
         """
         doors = self.doors(tenant)
         if doors.running >= tenant.concurrency:
@@ -82,6 +104,26 @@ class Tenants:
             yield doors
         finally:
             doors.running -= 1
+
+    @contextlib.contextmanager
+    def tail(self, tenant: Tenant) -> Iterator[Doors]:
+        """Count a live tail of the tenant while it is open.
+
+        Raises:
+            OverLimitError: the tenant has as many as it may.
+            UnavailableError: as `doors`.
+        """
+        doors = self.doors(tenant)
+        if doors.tails >= MAX_TAILS:
+            raise errors.OverLimitError(
+                f"{doors.tails} tails of this tenant are open, as many as may.",
+                retry_after_s=TAILS_RETRY_S,
+            )
+        doors.tails += 1
+        try:
+            yield doors
+        finally:
+            doors.tails -= 1
 
     def forget_others(self, directory: Directory) -> None:
         """Close the doors of tenants that are not in the directory any more."""
@@ -102,8 +144,11 @@ class Tenants:
 
 
 async def _close(doors: Doors) -> None:
-    await doors.hub.close()
-    await doors.reader.close()
+    for close in (doors.hub.close, doors.reader.close):
+        try:
+            await close()
+        except Exception:
+            logger.exception("a door did not close")
 
 
 def _open(binding: QueryBinding, tenant: Tenant, version: object) -> Doors:
@@ -111,10 +156,12 @@ def _open(binding: QueryBinding, tenant: Tenant, version: object) -> Doors:
     login = names.login(tenant.id, "r", "b" if tenant.reader_slot == "b" else "a")
     secret = keys.password(root, tenant.id, login, tenant.reader_revision)
     reader = Reader(
-        binding.store, Login(login, secret), tenant.id, max_connections=tenant.concurrency
+        binding.store,
+        Login(login, secret),
+        tenant.id,
+        max_connections=tenant.concurrency + HISTORIES + HUB_CONNECTIONS,
     )
     user = names.redis_user(tenant.id, "tail")
     secret = keys.password(root, tenant.id, user, tenant.redis_revision)
-    return Doors(
-        version, reader, Hub(TailReader(binding.journal, Login(user, secret), tenant.id), reader)
-    )
+    source = TailReader(binding.journal, Login(user, secret), tenant.id)
+    return Doors(version, reader, Hub(source, reader), asyncio.Semaphore(HISTORIES))

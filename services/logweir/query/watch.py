@@ -113,8 +113,9 @@ class Watch:
     async def _look(self, running: Life) -> None:
         try:
             await self.refresh()
-        except errors.LogweirError as error:
-            # Queries go on with what is known, so the role stays ready once it was.
+        except Exception as error:
+            # Whatever it is (a schema that is migrated later, a row of a newer version), queries
+            # go on with what is known, so the role stays ready once it was.
             if not self.directory.as_of_s:
                 running.report("control schema", str(error))
             elif not self._is_away:

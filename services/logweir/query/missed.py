@@ -1,0 +1,210 @@
+"""Reads what a pipeline was sent since a moment, and nobody heard: for the gaps of a hub.
+
+    journal (a round of entries) -> store (new segments) -> take() the stored, then the entries
+
+A block moves from the journal to the store, so each round reads the journal first; what is stored
+by then is older than the entries of the round, so it is handed on first. Blocks come in the order
+in which they were appended, as far as their ids and the journal tell.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Container, Iterator, Sequence
+from operator import itemgetter
+from typing import Final
+
+import numpy as np
+
+from logweir.backends.journal import Entry
+from logweir.backends.journal_tail import TailReader
+from logweir.backends.segments_reader import Head, Range, Reader, Snapshot
+from logweir.core import columns, errors, ids, segment
+from logweir.core.columns import Columns
+from logweir.core.names import PipelineId
+from logweir.query import blocks
+
+logger = logging.getLogger(__name__)
+
+ROUND_BYTES: Final = 16 << 20
+ROUND_ENTRIES: Final = 512
+HEADS: Final = 256
+"""Segments whose blocks are looked at in one read."""
+
+_UUID_BYTES: Final = 16
+
+Make = Callable[[], Columns | None]
+Take = Callable[[int, int, Make], Awaitable[None]]
+"""Takes a block: the short form of its id, its size in bytes, and what makes its records."""
+
+
+class Missed:
+    """Reads one pipeline's blocks that are not among the known ones."""
+
+    def __init__(
+        self, source: TailReader, reader: Reader, pipeline: PipelineId, known: Container[int]
+    ) -> None:
+        self._source, self._reader = source, reader
+        self._pipeline = pipeline
+        self._known = known
+        self._read_segments: set[int] = set()
+
+    async def blocks(self, since_ms: int) -> Collection[int]:
+        """Return the short ids of all blocks that were appended since then.
+
+        Raises:
+            UnavailableError: the journal or the store does not answer.
+        """
+        found: dict[int, None] = {}
+
+        async def note(block: int, _size_bytes: int, _make: Make) -> None:
+            found[block] = None
+
+        await self._rounds(since_ms, note, ids_only=True)
+        return found
+
+    async def read(self, since_ms: int, take: Take) -> None:
+        """Take all blocks that were appended since then and before this call, the oldest first.
+
+        Raises:
+            UnavailableError: the journal or the store does not answer.
+        """
+        await self._rounds(since_ms, take, ids_only=False)
+
+    async def _rounds(self, since_ms: int, take: Take, *, ids_only: bool) -> None:
+        newest = await self._source.newest(self._pipeline)
+        first = str(max(0, since_ms))
+        while True:
+            entries = [] if newest is None else await self._round(first, newest.id)
+            await self._read_store(since_ms, take, ids_only=ids_only)
+            for entry in entries:
+                await self._take_entry(entry, take)
+            if not entries:
+                return
+            first = f"({entries[-1].id}"
+
+    async def _round(self, first: str, last: str) -> list[Entry]:
+        """Return the next entries of the journal, as many as may be in memory at once."""
+        found: list[Entry] = []
+        size_bytes = 0
+        while size_bytes < ROUND_BYTES and len(found) < ROUND_ENTRIES:
+            page = await self._source.between(self._pipeline, first, last)
+            if not page:
+                break
+            found += page
+            size_bytes += sum(len(one.payload) for one in page)
+            first = f"({page[-1].id}"
+        return found
+
+    async def _take_entry(self, entry: Entry, take: Take) -> None:
+        if len(entry.uuid) != _UUID_BYTES:
+            return  # no block; the collectors report it
+        block = ids.short(entry.uuid)
+        if block not in self._known:
+            await take(
+                block, len(entry.payload), lambda: blocks.decode(entry.payload, entry.repeats)
+            )
+
+    async def _read_store(self, since_ms: int, take: Take, *, ids_only: bool) -> None:
+        """Take the blocks of segments that were not looked at yet."""
+        async with self._reader.snapshot() as snapshot:
+            keys = await snapshot.keys_created_since([self._pipeline], since_ms)
+            fresh = [place for place, one in enumerate(keys.id.tolist()) if self._is_fresh(one)]
+            heads = await snapshot.heads(keys.take(np.array(fresh, np.int64)))
+            wanted: list[tuple[int, int]] = []
+            for start in range(0, len(heads), HEADS):
+                wanted += await self._unknown(snapshot, heads, start, since_ms)
+            wanted.sort()
+            if not ids_only:
+                await self._take_stored(snapshot, heads, wanted, take)
+                return
+            for block, _ in wanted:
+                await take(block, 0, _make(None))
+
+    def _is_fresh(self, segment_id: int) -> bool:
+        is_fresh = segment_id not in self._read_segments
+        self._read_segments.add(segment_id)
+        return is_fresh
+
+    async def _unknown(
+        self, snapshot: Snapshot, heads: Sequence[Head], start: int, since_ms: int
+    ) -> list[tuple[int, int]]:
+        """Return (block, place of its segment in `heads`) of blocks that nobody heard."""
+        places = {}
+        for at, head in enumerate(heads[start : start + HEADS], start):
+            with _damage_logged(head):
+                places[at] = segment.places(head.layout, head.codec)["block"]
+        pieces = await snapshot.pieces(
+            [
+                Range(heads[at].id, heads[at].min_ts, place.offset, place.length)
+                for at, place in places.items()
+            ]
+        )
+        since = max(0, since_ms) << ids.SHORT_RANDOM_BITS
+        found: list[tuple[int, int]] = []
+        for (at, place), piece in zip(places.items(), pieces, strict=True):
+            with _damage_logged(heads[at]):
+                numbers = segment.column_numbers(place, piece, heads[at].n).view(np.uint64)
+                found += [
+                    (block, at)
+                    for block in np.unique(numbers).tolist()
+                    if block >= since and block not in self._known
+                ]
+        return found
+
+    async def _take_stored(
+        self,
+        snapshot: Snapshot,
+        heads: Sequence[Head],
+        wanted: Sequence[tuple[int, int]],
+        take: Take,
+    ) -> None:
+        """Take blocks in their order; a segment is in memory until its last one was taken."""
+        left = Counter(at for _, at in wanted)
+        opened: dict[int, dict[int, Columns]] = {}
+        for block, group in itertools.groupby(wanted, key=itemgetter(0)):
+            parts = []
+            for _, at in group:
+                if at not in opened:
+                    own = [one for one, place in wanted if place == at]
+                    opened[at] = await _blocks_of(snapshot, heads[at], own)
+                parts += [one] if (one := opened[at].pop(block, None)) is not None else []
+                left[at] -= 1
+                if not left[at]:
+                    del opened[at]
+            if parts:  # several only where a partition ends inside of the block
+                records = columns.concat(parts)
+                await take(block, records.text_bytes, _make(records))
+
+
+def _make(records: Columns | None) -> Make:
+    return lambda: records
+
+
+async def _blocks_of(snapshot: Snapshot, head: Head, wanted: Sequence[int]) -> dict[int, Columns]:
+    """Return blocks of a segment; none when it is damaged."""
+    with _damage_logged(head):
+        places = segment.places(head.layout, head.codec)
+        size_bytes = sum(place.length for place in places.values())
+        (body,) = await snapshot.pieces([Range(head.id, head.min_ts, 0, size_bytes)])
+
+        def cut() -> dict[int, Columns]:
+            raw = {name: body[p.offset : p.offset + p.length] for name, p in places.items()}
+            labels = segment.label_sets(head.label_sets)
+            return blocks.by_block(segment.decode_columns(head.n, places, raw, labels), wanted)
+
+        return await asyncio.to_thread(cut)
+    return {}
+
+
+@contextlib.contextmanager
+def _damage_logged(head: Head) -> Iterator[None]:
+    """Leave out a segment that cannot be read: waiting for it would end all tails."""
+    try:
+        yield
+    except errors.FormatError as error:
+        logger.error("segment left out", extra={"segment": head.id, "why": str(error)})
