@@ -53,6 +53,17 @@ def postgres(servers_folder: Path, roots: provision.Roots) -> Iterator[Postgres]
 
 
 @pytest.fixture(scope="session")
+def spare_postgres(servers_folder: Path, roots: provision.Roots) -> Iterator[Postgres]:
+    """One more PostgreSQL, for tests that stop it or set it wrong; they leave it as it was."""
+    server = Postgres(servers_folder / "spare", servers.free_port(), "super", accounts.choose())
+    server.start(servers_folder / "spare.log")
+    provision.bootstrap_store(server.url(), roots)
+    provision.upgrade_control(world.operator_conninfo(server, roots))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
 def valkey(servers_folder: Path) -> Iterator[Valkey]:
     """A running Valkey, without the function library."""
     server = Valkey(servers_folder / "valkey", servers.free_port(), "operator", accounts.choose())
@@ -111,14 +122,16 @@ async def make_tenant(
     """Makes tenants, each with pipelines, as the operator would: `await make_tenant()`."""
     made: list[world.Tenant] = []
 
-    async def make(journal: Valkey | None = None, **options: object) -> world.Tenant:
+    async def make(
+        journal: Valkey | None = None, store: Postgres | None = None, **options: object
+    ) -> world.Tenant:
         server = journal or valkey
         client = redis_client.client(
             JournalServer(servers.LOOPBACK, server.port), Login("lw_operator", "operator")
         )
         await provision.bootstrap_journal(client)
         tenant = await world.make_tenant(
-            f"test-{next(_tenant_numbers)}", postgres, server, client, roots, **options
+            f"test-{next(_tenant_numbers)}", store or postgres, server, client, roots, **options
         )
         made.append(tenant)
         return tenant

@@ -255,7 +255,9 @@ def _walk(body: bytes, is_array: bool) -> tuple[list[bytes], bool]:
         return list(map(bytes, _raws(clean, is_array))), is_changed
     except RecursionError as cause:
         if is_array:
-            raise fields.too_deep() from cause
+            raise errors.BadRequestError(
+                f"The array is nested deeper than {bounds.MAX_JSON_DEPTH} levels."
+            ) from cause
     except msgspec.MsgspecError as cause:
         if is_array:
             raise errors.BadRequestError(f"The body is not a JSON array: {cause}.") from cause
