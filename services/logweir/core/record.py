@@ -22,7 +22,7 @@ FLAG_SANITISED: Final = 1
 FLAG_FUTURE: Final = 2
 """The timestamp lay more than 10 minutes ahead; it is the arrival's, `extra` has the original."""
 
-_RECORD_ID = re.compile(r"(-?(?:0|[1-9][0-9]{0,18}))-([0-9a-f]{16})-(0|[1-9][0-9]{0,9})")
+_RECORD_ID = re.compile(r"(0|-?[1-9][0-9]{0,18})-([0-9a-f]{16})-(0|[1-9][0-9]{0,9})")
 _MAX_TIME_NS: Final = (1 << 63) - 1
 _MAX_INDEX: Final = (1 << 32) - 1
 
