@@ -1,1 +1,1 @@
-"""The role that keeps the stores in order: partitions, pruning, merging."""
+"""The role that keeps the stores in order: partitions, pruning, merging, sums."""

@@ -91,12 +91,28 @@ TAIL_GAP_RECORDS = Counter(
 )
 KEEPER_RUNS = Counter(
     "logweir_keeper_runs_total",
-    "Duties done by kind and outcome. Failures are in the keeper's log with their reason.",
+    "Duties by kind and outcome: done, ended (before it was finished, goes on later), failed."
+    " Failures are in the keeper's log with their reason.",
     ["duty", "outcome"],
 )
 KEEPER_MERGED_SEGMENTS = Counter(
     "logweir_keeper_merged_segments_total",
     "Small segments that were merged into larger ones.",
+)
+KEEPER_LEFT_SEGMENTS = Counter(
+    "logweir_keeper_left_segments_total",
+    "Segments left as they are: damaged (look at the keeper's log, then at the disk), or of an"
+    " unknown_version (a newer program wrote them; upgrade the keeper).",
+    ["reason"],
+)
+KEEPER_PRUNED_ROWS = Counter(
+    "logweir_keeper_pruned_rows_total",
+    "Rows of ledgers that were deleted because nothing needs them any more.",
+    ["table"],
+)
+KEEPER_FAILING_TENANTS = Gauge(
+    "logweir_keeper_failing_tenants_count",
+    "Tenants whose last visit by this keeper failed; the reason is in its log.",
 )
 
 
