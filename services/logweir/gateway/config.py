@@ -160,6 +160,7 @@ def _maps() -> Iterator[str]:
         "default 0;",
         r'"~*^[^?#]*(?:/|%2f)(?:\.|%2e){1,2}(?:/|%2f|[?#]|$)" 1;',
     )
+    yield "# Where no answer was begun NGINX writes 000, which is no number in JSON."
     yield from _block("map $status $number_of_status", "default $status;", '"~^0" 0;', '"" 0;')
     yield from _block("map $http_host $host_of_request", "default $http_host;", '"" localhost;')
     yield from _block(

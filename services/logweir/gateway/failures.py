@@ -1,4 +1,7 @@
-"""What the gateway says when it does not reach a role: our errors in place of NGINX's pages."""
+"""What the gateway says when it does not reach a role: our errors in place of NGINX's pages.
+
+A sender that stalls gets no answer at all: NGINX closes the connection, and logs it as 408.
+"""
 
 from __future__ import annotations
 

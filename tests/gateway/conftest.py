@@ -1,0 +1,66 @@
+"""A gateway for all tests of this folder, and a way to make others."""
+
+from __future__ import annotations
+
+import grp
+import itertools
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from fronting import Echo, Front, running, serving_in_a_thread
+
+from logweir.gateway import config
+from logweir.standalone import accounts, servers
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def gateway_folder() -> Iterator[Path]:
+    """A folder that the workers' user can enter, also when the tests run as root."""
+    folder = Path(tempfile.mkdtemp(prefix="logweir-gateway-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def make_gateway(gateway_folder: Path) -> Callable[..., config.Gateway]:
+    """Makes a Gateway with a port and a folder of its own: `make_gateway(ingest=(...), ...)`."""
+
+    def make(**fields: Any) -> config.Gateway:
+        folder = gateway_folder / str(next(_numbers))
+        folder.mkdir(mode=0o755)
+        account = accounts.choose()
+        run_as = (account.name, grp.getgrgid(account.gid).gr_name) if account else None
+        options = {"workers": 1, "worker_connections": 256, "run_as": run_as} | fields
+        return config.Gateway(port=servers.free_port(), folder=folder, **options)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def session_front(make_gateway: Callable[..., config.Gateway]) -> Iterator[Front]:
+    ingest, query = Echo("ingest"), Echo("query")
+    gateway = make_gateway(ingest=(ingest.address,), query=(query.address,))
+    with serving_in_a_thread(ingest, query), running(gateway) as nginx:
+        yield Front(nginx, ingest, query)
+
+
+@pytest.fixture
+def front(session_front: Front) -> Front:
+    """The gateway of the session; its roles have seen nothing yet."""
+    session_front.forget()
+    return session_front
+
+
+@pytest.fixture
+def client(front: Front) -> Iterator[httpx2.Client]:
+    """A client that leaves addresses as they are written."""
+    with httpx2.Client(base_url=front.url, timeout=10) as found:
+        yield found
