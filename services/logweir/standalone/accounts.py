@@ -69,9 +69,15 @@ def check_reach(folder: Path, account: Account | None) -> None:
     """Make sure that the user can enter the parents of `folder`, its data folder.
 
     Raises:
-        SetupError: it cannot, with the fix.
+        SetupError: it cannot, or there are none, with the fix.
     """
-    wall = blocked_at(folder.parent, account)
+    try:
+        wall = blocked_at(folder.resolve().parent, account)
+    except OSError as cause:
+        raise errors.SetupError(
+            f"Cannot get to the folder {folder.parent}: {cause.strerror}.",
+            hint="Make it first, or choose another with '--data DIR'.",
+        ) from cause
     if wall is not None and account is not None:
         raise errors.SetupError(
             f"The servers run as user {account.name!r}, who cannot enter {wall}.",
@@ -94,7 +100,7 @@ def make_folder(folder: Path, account: Account | None, mode: int = 0o700) -> Non
             for root, folders, files in os.walk(folder, topdown=False):
                 for name in (*folders, *files):
                     os.chown(Path(root, name), account.uid, account.gid, follow_symlinks=False)
-            os.chown(folder, account.uid, account.gid, follow_symlinks=False)
+            os.chown(folder, account.uid, account.gid)  # of a link here, what it stands for
         folder.chmod(mode)
     except OSError as cause:
         raise errors.SetupError(
@@ -121,11 +127,25 @@ def write_file(path: Path, text: str, account: Account | None) -> None:
             file.write(text)
             file.flush()
             os.fsync(handle)
-        fresh.replace(path)
+        rename(fresh, path)
     except OSError as cause:
         raise errors.SetupError(
             f"Cannot write {path}: {cause.strerror}.", hint="Free space, or choose another folder."
         ) from cause
+
+
+def rename(old: Path, new: Path) -> None:
+    """Rename within a folder, in place of what has the new name; a power cut does not undo it.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
+    old.replace(new)
+    handle = os.open(new.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _may_enter(found: os.stat_result, account: Account) -> bool:

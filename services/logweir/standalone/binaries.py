@@ -17,6 +17,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 import subprocess
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -235,5 +236,6 @@ def _copy(binaries: Binaries, place: Path) -> None:
             fresh.mkdir(exist_ok=True)
             shutil.copy2(source, fresh / part)
     for path in (place.parent, fresh, *fresh.rglob("*")):
-        path.chmod(path.stat().st_mode | (0o555 if path.is_dir() else 0o444))
+        mode = path.stat().st_mode
+        path.chmod(mode | (0o555 if mode & stat.S_IXUSR else 0o444))
     fresh.rename(place)

@@ -3,7 +3,9 @@
     FOLDER/             owned by the servers' user, mode 0700
       data/             the cluster; made as data.new and renamed, so a half-made one is made again
         postgresql.conf   written at each start from `configuration`
-        local.conf        optional, the user's own settings; durability cannot be turned off in it
+        local.conf        optional, the user's own settings
+
+Durability stands on the command line, where neither local.conf nor ALTER SYSTEM can turn it off.
 
 It listens on the loopback address only, without a Unix socket, and knows passwords (SCRAM) only.
 """
@@ -29,10 +31,14 @@ SUPERUSER = "postgres"
 INITDB_WAIT_S = 120.0
 """Making a cluster takes half a second; a minute and more only where the disk is very slow."""
 
+_DURABLE = ("fsync=on", "synchronous_commit=on", "full_page_writes=on")
+"""What is acknowledged is on the disk."""
+
 _PROGRAMS = frozenset({"postgres", "initdb"})
 _STARTUP = struct.Struct("!ii")
 _PROTOCOL_3 = 196608
 _BUILTIN_LOCALE_SINCE = (17,)
+_SYNC_METHOD_SINCE = (17,)
 _ENVIRONMENT = {"LC_ALL": "C", "TZ": "UTC", "PATH": "/usr/bin:/bin"}
 
 
@@ -91,8 +97,9 @@ class Postgres(servers.Server):
 
     def command(self) -> servers.Command:
         """Return the server's process; SIGINT stops it fast and in order (open work is undone)."""
+        options = (part for setting in _DURABLE for part in ("-c", setting))
         return servers.Command(
-            argv=(str(self._ready_program().program), "-D", str(self.data)),
+            argv=(str(self._ready_program().program), "-D", str(self.data), *options),
             cwd=self.data,
             env=_ENVIRONMENT,
             account=self._account,
@@ -127,7 +134,7 @@ class Postgres(servers.Server):
         try:
             shutil.rmtree(fresh, ignore_errors=True)
             self._initdb(fresh, secret)
-            fresh.rename(self.data)
+            accounts.rename(fresh, self.data)
         finally:
             secret.unlink(missing_ok=True)
 
@@ -137,7 +144,8 @@ class Postgres(servers.Server):
             argv=(
                 *(str(program.beside("initdb")), f"--pgdata={fresh}", f"--pwfile={secret}"),
                 *(f"--username={SUPERUSER}", "--auth=scram-sha-256", "--encoding=UTF8"),
-                *("--no-sync", "--data-checksums"),
+                "--data-checksums",
+                *_sync(program.version),
                 *_locale(program.version),
             ),
             cwd=self.folder,
@@ -177,10 +185,7 @@ class Postgres(servers.Server):
 
 
 def configuration(port: int, version: tuple[int, ...]) -> str:
-    """Return postgresql.conf: small when idle, durable always.
-
-    The promises stand after the include, so that a user's own settings cannot break them.
-    """
+    """Return postgresql.conf: small when idle."""
     newer = ["io_workers = 1"] if version >= (18,) else []
     lines = [
         "# Written at each start. Settings of your own belong into local.conf beside this file.",
@@ -214,12 +219,8 @@ def configuration(port: int, version: tuple[int, ...]) -> str:
         "# A client that went away ends its query.",
         "client_connection_check_interval = '1s'",
         "tcp_keepalives_idle = 60",
-        "include_if_exists = 'local.conf'",
-        "# What is acknowledged is on the disk.",
-        "fsync = on",
-        "synchronous_commit = on",
-        "full_page_writes = on",
         *(["recovery_init_sync_method = syncfs"] if _has_syncfs() else []),
+        "include_if_exists = 'local.conf'",
         "",
     ]
     return "\n".join(lines)
@@ -230,6 +231,11 @@ def _locale(version: tuple[int, ...]) -> tuple[str, ...]:
     if version >= _BUILTIN_LOCALE_SINCE:
         return ("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
     return ("--locale=C", "--lc-ctype=C.UTF-8") if _has_syncfs() else ("--locale=C",)
+
+
+def _sync(version: tuple[int, ...]) -> tuple[str, ...]:
+    """Return initdb's option for one flush of the file system in place of one for each file."""
+    return ("--sync-method=syncfs",) if version >= _SYNC_METHOD_SINCE and _has_syncfs() else ()
 
 
 def _has_syncfs() -> bool:

@@ -106,7 +106,9 @@ class Server(abc.ABC):
             self.process.send_signal(self.command().stop_signal)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(wait_s)
-        self.process.kill()
+        if self.process.poll() is None:
+            # With its group: the workers of a killed NGINX would go on, and hold the port.
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         self.process = None
 
@@ -116,6 +118,8 @@ class Server(abc.ABC):
 
 def spawn(command: Command, output: int | None = None) -> subprocess.Popen[bytes]:
     """Start the process with both outputs going to the descriptor `output`; None keeps ours.
+
+    Call it from a thread that lives as long as this process: the death signal is the thread's.
 
     Raises:
         SetupError: the program cannot be started as that user.

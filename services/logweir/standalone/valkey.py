@@ -150,7 +150,8 @@ def configuration(folder: Path, port: int, max_memory_bytes: int, program: Binar
 def users(before: str, password: str) -> str:
     """Return the ACL file with `default` off and `lw_operator` right; other lines as they were."""
     secret = "#" + hashlib.sha256(password.encode()).hexdigest()
-    kept = {line.split()[1]: line for line in before.splitlines() if line.startswith("user ")}
+    lines = ((line, line.split()) for line in before.splitlines())
+    kept = {words[1]: line for line, words in lines if words[:1] == ["user"] and len(words) > 1}
     if not _is_off(kept.get("default", "")):
         kept["default"] = DEFAULT_LINE
     if not _is_operator(kept.get(OPERATOR, ""), secret):
