@@ -2,7 +2,8 @@
 
     lines -> records -> batches (a key each) -> POST /ingest, again until it is taken
 
-A line that is a JSON object is a record of the native form; any other line is the message of one.
+A line that is a record of the native form goes as it is, another JSON object becomes the attributes
+of one, any other line the message of one.
 Each batch has a producer's key, so a retry never stores it twice.
 """
 
@@ -27,6 +28,20 @@ BATCH_BYTES: Final = 1 << 20
 GIVE_UP_S: Final = 120.0
 """How long one batch is tried; `up` restarts within seconds."""
 
+NATIVE_FIELDS: Final = frozenset(
+    {
+        "message",
+        "level",
+        "service",
+        "timestamp",
+        "trace_id",
+        "span_id",
+        "host",
+        "metadata",
+        "labels",
+    }
+)
+
 _FIRST_WAIT_S: Final = 0.2
 _LONGEST_WAIT_S: Final = 5.0
 
@@ -50,19 +65,30 @@ class Defaults(msgspec.Struct, frozen=True):
 
 def record_of(line: bytes, defaults: Defaults) -> bytes:
     """Return a line as a record of the native form, JSON."""
-    fields: dict[str, Any] = {}
     text = line.decode("utf-8", "replace")
-    if text.lstrip().startswith("{"):
-        try:
-            fields = msgspec.json.decode(text, type=dict[str, Any])
-        except (msgspec.MsgspecError, RecursionError):
-            fields = {}  # a message that only looks like JSON
+    fields = _object(text)
     if not fields:
         fields = {"message": text}
+    elif not isinstance(fields.get("message"), str) or fields.keys() - NATIVE_FIELDS:
+        # Somebody else's JSON: kept whole, and its own message is shown where it has one.
+        message = next(
+            (fields[k] for k in ("message", "msg") if isinstance(fields.get(k), str)), text
+        )
+        fields = {"message": message, "metadata": fields}
     whole = {"service": defaults.service, "level": defaults.level, **fields}
     if defaults.host:
         whole.setdefault("host", defaults.host)
     return msgspec.json.encode(whole)
+
+
+def _object(text: str) -> dict[str, Any]:
+    """The JSON object that a line is; empty when it is none, or only looks like one."""
+    if not text.lstrip().startswith("{"):
+        return {}
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except (msgspec.MsgspecError, RecursionError):
+        return {}
 
 
 def batches(

@@ -1,0 +1,185 @@
+"""The commands of the README and the how-tos are run as they stand there, in their order."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LINK = re.compile(r"\]\(([^)#]+)(?:#[^)]*)?\)")
+DOCUMENTS = sorted(
+    path.relative_to(ROOT) for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+)
+READY_WAIT_S = 90
+FOUND_WAIT_S = 20
+
+
+def commands(document: str) -> list[str]:
+    """The commands of the document's `sh` blocks; a trailing backslash joins lines."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", (ROOT / document).read_text(), re.M | re.S)
+    joined = "".join(blocks).replace("\\\n", " ")
+    return [line for line in joined.splitlines() if line.strip()]
+
+
+class Shell:
+    """Runs commands in the repository, against a Logweir of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.env = {
+            **os.environ,
+            "LOGWEIR_DATA": str(folder),
+            "LOGWEIR_PORT": "0",
+            "PATH": f"{ROOT / '.venv/bin'}:{os.environ['PATH']}",
+            "NO_COLOR": "1",
+        }
+        self.up: subprocess.Popen[bytes] | None = None
+
+    def run(self, command: str) -> str:
+        """Run one command and return what it printed; a failure fails the test with its words."""
+        done = subprocess.run(
+            ["bash", "-c", command],
+            cwd=ROOT,
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def find(self, command: str) -> str:
+        """Run a query until it finds something: what was sent is found after a moment."""
+        deadline_s = time.monotonic() + FOUND_WAIT_S
+        while not (found := self.run(command)) and time.monotonic() < deadline_s:
+            time.sleep(0.1)
+        return found
+
+    def status(self) -> dict:
+        done = subprocess.run(
+            ["logweir", "status", "--json"], env=self.env, capture_output=True, check=False
+        )
+        return json.loads(done.stdout)
+
+    def start(self, command: str) -> str:
+        """Run `make up` until it says that it is ready; return what it printed."""
+        output = Path(self.env["LOGWEIR_DATA"]).with_suffix(".out")
+        with output.open("wb") as file:
+            self.up = subprocess.Popen(
+                ["bash", "-c", f"exec {command}"],
+                cwd=ROOT,
+                env=self.env,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        deadline_s = time.monotonic() + READY_WAIT_S
+        while not re.search(r"logweir tail.*\n", said := output.read_text()):
+            assert self.up.poll() is None, said
+            assert time.monotonic() < deadline_s, said
+            time.sleep(0.05)
+        return said
+
+    def stop(self) -> None:
+        if self.up is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.up.pid, signal.SIGINT)  # Ctrl-C reaches make and its child
+            self.up.wait(60)
+        subprocess.run(["logweir", "down"], env=self.env, capture_output=True, check=False)
+
+
+@pytest.fixture
+def shell() -> Iterator[Shell]:
+    folder = Path(tempfile.mkdtemp(prefix="logweir-docs-"))
+    folder.chmod(0o755)
+    made = Shell(folder / "data")
+    yield made
+    made.stop()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.timeout(300)
+def test_a_newcomer_gets_from_the_readme_to_a_found_line(shell):
+    steps = commands("README.md")
+    up, curl, hello, send, failures, *others = steps
+    said = shell.start(up)
+    printed = re.search(r"curl (\S+) -H 'Authorization: Bearer (\S+)'", said)
+    assert printed is not None, said
+    sent = json.loads(
+        shell.run(
+            re.sub(r"http://\S+", printed[1], curl, count=1).replace("lwi_...", printed[2])
+        )
+    )
+    found = shell.find(hello)
+    shell.run(send)
+    failed = shell.find(failures)
+    rest = {one: shell.run(one) for one in others}
+
+    assert sent["accepted"] == 1
+    assert sent["rejected"] == []
+    assert found.endswith("INFO    shop  hello\n")
+    assert failed == "GET /pay 502\n"
+    assert "ready" in rest[".venv/bin/logweir status"]
+    assert "acme" in rest[".venv/bin/logweir get logtenants"]
+
+
+@pytest.mark.timeout(300)
+def test_the_how_to_of_tenants_works_step_by_step(shell):
+    shell.run("logweir up --detach")
+    applied, listed, _, sent, found, *deleted = commands("docs/howto/tenants.md")
+    said = shell.run(applied)
+    shell.run(listed)
+    deadline_s = time.monotonic() + FOUND_WAIT_S
+    while not (Path(shell.env["LOGWEIR_DATA"]) / "keys/default.acme.json").exists():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
+    keys = json.loads(shell.run("logweir get keys acme"))
+    shell.run(sent)
+    lines = shell.find(found)
+    for one in deleted:
+        shell.run(one) if "logpipeline" in one else _until_it_works(shell, one)
+
+    assert said.splitlines() == [
+        "logtenant.logweir.dev/acme created",
+        "logpipeline.logweir.dev/shop created",
+    ]
+    assert set(keys["keys"]) == {"shop-servers", "support"}
+    assert "ledger" in lines
+
+
+def _until_it_works(shell: Shell, command: str) -> None:
+    """A tenant can be deleted when its pipelines are gone, which takes a moment."""
+    deadline_s = time.monotonic() + FOUND_WAIT_S
+    while True:
+        try:
+            shell.run(command)
+        except AssertionError:
+            if time.monotonic() > deadline_s:
+                raise
+            time.sleep(0.1)
+        else:
+            return
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+def test_links_of_a_document_lead_somewhere(document):
+    links = LINK.findall((ROOT / document).read_text())
+
+    missing = [
+        link
+        for link in links
+        if not link.startswith("http") and not (ROOT / document).parent.joinpath(link).exists()
+    ]
+
+    assert missing == []
