@@ -84,7 +84,7 @@ QUERY_SCANNED_BYTES = Counter(
     "logweir_query_scanned_bytes_total",
     "Bytes of columns that queries decompressed.",
 )
-TAIL_CLIENTS = Gauge("logweir_tail_clients_count", "Open live tails.")
+TAIL_CLIENTS = Gauge("logweir_tail_clients", "Live tails that are open now.")
 TAIL_GAP_RECORDS = Counter(
     "logweir_tail_gap_records_total",
     "Records that a tail was told it missed, because its client reads too slowly.",
@@ -111,7 +111,7 @@ KEEPER_PRUNED_ROWS = Counter(
     ["table"],
 )
 KEEPER_FAILING_TENANTS = Gauge(
-    "logweir_keeper_failing_tenants_count",
+    "logweir_keeper_failing_tenants",
     "Tenants whose last visit by this keeper failed; the reason is in its log.",
 )
 

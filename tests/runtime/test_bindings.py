@@ -1,0 +1,72 @@
+"""Binding files are read, and read again when they change."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import msgspec
+import pytest
+from serving import until
+
+from logweir.core import errors
+from logweir.core.binding import CollectorBinding, JournalServer, KeeperBinding
+from logweir.runtime import bindings
+from logweir.runtime.life import Life
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "collector.json"
+
+
+def test_a_missing_file_is_named(path):
+    with pytest.raises(errors.SetupError, match=r"Cannot read the binding collector\.json"):
+        bindings.read(path, CollectorBinding)
+
+
+def test_a_file_of_another_kind_is_named(path):
+    path.write_text('{"tenants": 3}')
+
+    with pytest.raises(errors.SetupError, match=r"collector\.json is no CollectorBinding"):
+        bindings.read(path, CollectorBinding)
+
+
+def test_a_field_of_a_newer_operator_is_read_over():
+    text = b'{"host": "h", "port": 1, "something_new": true}'
+
+    assert msgspec.json.decode(text, type=JournalServer) == JournalServer("h", 1)
+
+
+async def test_a_changed_file_is_used_and_a_damaged_one_leaves_the_last_good(path, monkeypatch):
+    monkeypatch.setattr(bindings, "POLL_S", 0.01)
+    life, used = Life(), []
+
+    async def use(binding: KeeperBinding) -> None:
+        used.append(binding)
+
+    async def is_bound(count: int) -> bool:
+        return len(used) == count
+
+    def write(text: bytes) -> None:
+        fresh = path.with_suffix(".new")
+        fresh.write_bytes(text)
+        fresh.replace(path)
+
+    write(b'{"tenants": []}')
+    task = asyncio.create_task(bindings.follow(path, CollectorBinding, use, life))
+    await until(lambda: is_bound(1))
+    write(b"{")
+    await until(lambda: _has_problem(life))
+    write(b'{"tenants": [ ]}')
+    await until(lambda: is_bound(2))
+    ready = life.problems()
+    life.stopping.set()
+    await task
+
+    assert ready == {}
+    assert used == [CollectorBinding(), CollectorBinding()]
+
+
+async def _has_problem(life: Life) -> bool:
+    return bool(life.problems())

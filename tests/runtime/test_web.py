@@ -1,0 +1,68 @@
+"""The operations endpoints of every role, and addresses that cannot be had."""
+
+from __future__ import annotations
+
+import asyncio
+
+import httpx2
+import pytest
+from serving import listening
+
+from logweir.core import errors
+from logweir.runtime import web
+from logweir.runtime.life import Life
+from logweir.runtime.settings import Listen
+
+
+async def ask(life: Life, *paths: str) -> list[httpx2.Response]:
+    made = listening()
+    url = f"http://127.0.0.1:{made.getsockname()[1]}"
+    serving = asyncio.create_task(
+        web.serve(web.ops_app(life), Listen(fd=made.detach()), life), name="ops"
+    )
+    async with httpx2.AsyncClient(base_url=url) as client:
+        answers = [await client.get(path) for path in paths]
+    life.stopping.set()
+    await serving
+    return answers
+
+
+async def test_a_role_is_ready_only_when_every_part_has_reported():
+    life = Life()
+    life.expect("journal", "binding")
+    life.report("binding")
+
+    (answer,) = await ask(life, "/readyz")
+
+    assert answer.status_code == 503
+    assert answer.json() == {"ready": False, "problems": {"journal": "starting"}}
+
+
+async def test_a_role_whose_parts_work_is_ready_and_alive():
+    life = Life()
+    life.expect("journal")
+    life.report("journal")
+
+    ready, live, figures, other = await ask(life, "/readyz", "/livez", "/metrics", "/x")
+
+    assert ready.json() == {"ready": True, "problems": {}}
+    assert live.status_code == 200
+    assert figures.headers["content-type"].startswith("text/plain")
+    assert other.status_code == 404
+    assert other.json()["error"]["code"] == "not_found"
+
+
+def test_a_taken_address_is_refused_with_the_fix():
+    with listening() as taken:
+        port = taken.getsockname()[1]
+
+        with pytest.raises(errors.SetupError, match=f"Cannot listen on 127.0.0.1:{port}") as found:
+            web.bind(Listen("127.0.0.1", port))
+
+    assert "choose another" in found.value.hint
+
+
+def test_an_unavailable_answer_says_when_to_come_back():
+    assert web.error_headers(errors.UnavailableError("x", retry_after_s=2.2)) == (
+        (b"retry-after", b"3"),
+    )
