@@ -92,7 +92,7 @@ class UnreachableError(errors.UnavailableError):
 
     def __init__(self, what: str, reason: str) -> None:
         super().__init__(f"The journal did not {what}.", hint="Send the request again.")
-        self.reason = reason
+        self.reason = reason.rstrip(".")
 
     def __str__(self) -> str:
         return f"{self.message.removesuffix('.')}: {self.reason}."

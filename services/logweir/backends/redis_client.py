@@ -12,6 +12,7 @@ from typing import Any
 from redis import asyncio as redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.maint_notifications import MaintNotificationsConfig
 
 from logweir.core.binding import JournalServer, Login
 
@@ -40,6 +41,8 @@ def client(
         "retry": Retry(NoBackoff(), 0),
         # CLIENT SETINFO is no command of Redis 7.0's ACLs and would be logged as a denial.
         "driver_info": None,
+        # With it, a connection that the server closed meanwhile is handed out all the same.
+        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
         "client_name": name or None,
     }
     if server.tls:
