@@ -197,7 +197,9 @@ def _system_postgres() -> Iterator[Path]:
         folders = [Path(found) for found in Path("/").glob(pattern.lstrip("/"))]
         yield from (
             folder / "postgres"
-            for folder in sorted(folders, key=lambda path: version_of(str(path)), reverse=True)
+            for folder in sorted(
+                folders, key=lambda path: version_of(path.parent.name), reverse=True
+            )
             if (folder / "postgres").is_file()
         )
     yield from (path.resolve() for path in _on_path("postgres"))
