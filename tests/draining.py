@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
+import builders
 import psycopg
 import world
 
@@ -39,6 +40,19 @@ async def until(true: Callable[[], Any], what: str = "it to become true") -> Non
 
 def stream(tenant: world.Tenant, pipeline: PipelineId | None = None) -> str:
     return names.journal_pipeline(tenant.id, pipeline or tenant.pipeline) + "q"
+
+
+def some(tenant: world.Tenant, text: str, count: int = 1, pipeline: str = "default") -> bytes:
+    """A block of records that say `text` and their number."""
+    return block_of(tenant, [builders.record(f"{text} {n}") for n in range(count)], pipeline)
+
+
+def block_of(
+    tenant: world.Tenant, records: Sequence[dict[str, Any]], pipeline: str = "default"
+) -> bytes:
+    """A block of one request."""
+    of = builders.request(records)
+    return builders.encode(tenant.id, tenant.pipelines[pipeline].id, [of])
 
 
 async def append(
@@ -108,16 +122,24 @@ async def forbidden(tenant: world.Tenant, command: str) -> AsyncIterator[None]:
 
 
 class Reports(Life):
-    """A life that remembers all problems that were ever reported."""
+    """A life that remembers all problems that were ever reported, and counts good turns."""
 
     def __init__(self) -> None:
         super().__init__()
         self.heard: list[tuple[str, str]] = []
+        self._good = 0
 
     def report(self, part: str, problem: str = "") -> None:
         super().report(part, problem)
         if problem:
             self.heard.append((part, problem))
+        elif part.startswith("tenant "):
+            self._good += 1
+
+    async def turns(self, count: int) -> None:
+        """Wait until a worker has made so many more turns."""
+        enough = self._good + count
+        await until(lambda: self._good >= enough, "more turns")
 
 
 @contextlib.asynccontextmanager

@@ -2,35 +2,12 @@
 
 from __future__ import annotations
 
-import builders
 import draining
-import pytest
 from builders import encode, records, request
-from draining import Reports, collecting, drained, dying, until
+from draining import Reports, collecting, drained, dying, some, until
 from world import Tenant
 
 from logweir.collector import buffer, worker
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pauses of a test's length."""
-    monkeypatch.setattr(worker, "BACKOFF_S", (0.01, 0.05))
-    monkeypatch.setattr(worker, "IDLE_BLOCK_S", 0.05)
-
-
-@pytest.fixture
-def eager_claims(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What another consumer holds counts as left behind soon."""
-    monkeypatch.setattr(worker, "CLAIM_IDLE_S", 0.05)
-    monkeypatch.setattr(worker, "CLAIM_EVERY_S", 0.05)
-
-
-def some(tenant: Tenant, text: str, count: int = 1, pipeline: str = "default") -> bytes:
-    """A block of records that say `text` and their number."""
-    of = [builders.record(f"{text} {number}") for number in range(count)]
-    return encode(tenant.id, tenant.pipelines[pipeline].id, [request(of)])
-
 
 # All is well
 
@@ -286,6 +263,44 @@ async def test_a_store_that_refuses_logins_is_reported_until_it_answers(tenant):
     assert told.startswith("The store failed:")
     assert backlog == 1
     assert draining.messages(tenant) == ["a 0"]
+
+
+async def test_while_postgresql_is_down_all_stays_pending_and_then_it_is_drained(
+    make_tenant, spare_postgres, servers_folder
+):
+    tenant = await make_tenant(store=spare_postgres)
+    reports = Reports()
+
+    async with collecting(tenant.collector_binding(), life=reports):
+        await draining.append(tenant, some(tenant, "before"))
+        await drained(tenant)
+        spare_postgres.stop()
+        await draining.append(tenant, some(tenant, "while it was down"))
+        await until(lambda: len(reports.heard) > 5)
+        backlog = await draining.backlog(tenant)
+        spare_postgres.start(servers_folder / "spare.log")
+        await drained(tenant)
+
+    assert backlog == 1
+    assert draining.messages(tenant) == ["before 0", "while it was down 0"]
+    assert draining.is_balanced(tenant)
+
+
+async def test_a_killed_postgresql_loses_and_doubles_nothing(
+    make_tenant, spare_postgres, servers_folder
+):
+    tenant = await make_tenant(store=spare_postgres)
+
+    async with collecting(tenant.collector_binding(linger_s=0.0)):
+        for number in range(100):
+            await draining.append(tenant, some(tenant, f"block {number:03}"))
+            if number == 50:
+                spare_postgres.stop(wait_s=0)
+                spare_postgres.start(servers_folder / "spare.log")
+        await drained(tenant)
+
+    assert draining.messages(tenant) == [f"block {number:03} 0" for number in range(100)]
+    assert draining.is_balanced(tenant)
 
 
 async def test_a_journal_that_refuses_reads_is_reported_until_it_answers(tenant):

@@ -43,7 +43,12 @@ MARKER_SHARDS: Final = 4096
 """Markers live for an hour in hashes small enough to stay packed; see journal.lua."""
 
 _SETTINGS: Final[Mapping[LoginKind, Mapping[str, str]]] = {
-    "w": {"statement_timeout": "30s", "lock_timeout": "10s"},
+    # A collector that froze in its transaction must not keep others from the block for longer.
+    "w": {
+        "statement_timeout": "30s",
+        "lock_timeout": "10s",
+        "idle_in_transaction_session_timeout": "30s",
+    },
     "r": {"statement_timeout": "120s", "default_transaction_read_only": "on"},
     "k": {"statement_timeout": "300s", "lock_timeout": "2s"},
 }

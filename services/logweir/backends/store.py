@@ -114,7 +114,7 @@ class Store:
             self._partitions = []
             raise errors.UnavailableError(f"The store has no partition: {error}.") from error
         except (*_DATA_ERRORS, ValueError, msgspec.MsgspecError) as error:
-            raise RefusedByStoreError(f"{type(error).__name__}: {error}") from error
+            raise RefusedByStoreError(f"{type(error).__name__}: {_first_line(error)}") from error
         except (psycopg.Error, OSError, TimeoutError) as error:
             await self.close()
             reason = str(error).strip() or type(error).__name__
@@ -271,6 +271,11 @@ class _Work(msgspec.Struct, frozen=True, eq=False):
             segment.encode(self.pipeline, part, raw_bytes * part.n // max(1, records.n))
             for part in parts
         ]
+
+
+def _first_line(error: Exception) -> str:
+    """What was refused; the lines behind it may quote what was to be stored."""
+    return str(error).partition("\n")[0]
 
 
 def _first_of_each(results: Sequence[settle.BlockResult]) -> list[settle.BlockResult]:
