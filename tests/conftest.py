@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
+import journaling
 import pytest
 import world
 
@@ -135,6 +136,26 @@ async def make_tenant(
         )
         made.append(tenant)
         return tenant
+
+    yield make
+    for tenant in made:
+        await tenant.close()
+
+
+@pytest.fixture
+async def make_journal_tenant(valkey: Valkey, roots: provision.Roots) -> AsyncIterator[MakeTenant]:
+    """Makes tenants that have a journal only: no PostgreSQL is started for them."""
+    made: list[world.Tenant] = []
+
+    async def make(journal: Valkey | None = None, **options: object) -> world.Tenant:
+        server = journal or valkey
+        client = redis_client.client(
+            JournalServer(servers.LOOPBACK, server.port), Login("lw_operator", "operator")
+        )
+        await provision.bootstrap_journal(client)
+        name = f"test-{next(_tenant_numbers)}"
+        made.append(await journaling.make_tenant(name, server, client, roots, **options))
+        return made[-1]
 
     yield make
     for tenant in made:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import ingest_door
 import pytest
@@ -15,6 +15,14 @@ def ingest_server() -> Iterator[ingest_door.Server]:
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture
+async def make_tenant(
+    make_journal_tenant: Callable[..., Awaitable[Tenant]],
+) -> Callable[..., Awaitable[Tenant]]:
+    """Ingest knows the journal alone, so its tenants have nothing else."""
+    return make_journal_tenant
 
 
 @pytest.fixture
