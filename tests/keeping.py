@@ -10,7 +10,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import psycopg
-from builders import delivery, records
+from builders import delivery, record
 from psycopg import sql
 from world import Tenant
 
@@ -74,16 +74,18 @@ async def write(
     records_each: int = 3,
     *,
     pipeline: str = "default",
+    message: str = "message",
     **fields: Any,
 ) -> None:
     """Store so many small segments, one transaction each."""
     door = tenant.store()
     one = tenant.pipelines[pipeline].id
     for number in range(segments):
-        made = records(records_each, trace_id=f"{number:032x}", **fields)
+        fields["trace_id"] = f"{number:032x}"
+        made = [record(f"{message} {place}", **fields) for place in range(records_each)]
         await door.commit(
             one,
-            [delivery(tenant.id, one, made)],
+            [await asyncio.to_thread(delivery, tenant.id, one, made)],
             now_ns=time.time_ns(),
             retention_days=tenant.row.retention_days,
         )

@@ -197,8 +197,7 @@ class Visit:
                     await self._next()
                     if time.monotonic() >= self._end_s:
                         return False
-                    async with self._one_at_a_time:
-                        is_finished &= await self._merge_group(group)
+                    is_finished &= await self._merge_group(group)
                 if len(found) < MAX_LISTED:
                     return is_finished
                 after = (found[-1].min_ts, found[-1].id)
@@ -210,7 +209,8 @@ class Visit:
         if not segments:
             return True  # another keeper was faster
         try:
-            merged = await asyncio.to_thread(merges.combine, segments)
+            async with self._one_at_a_time:
+                merged = await asyncio.to_thread(merges.combine, segments)
         except merges.DamagedSegmentsError as error:
             return not self._leave({group[at].id: why for at, why in error.reasons.items()})
         if await self._store.replace(group, merged):
