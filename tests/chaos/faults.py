@@ -1,0 +1,255 @@
+"""Faults under load: who is killed when, by a seed; and how long each takes to be back.
+
+    schedule(seed) -> Fault moves ... kill -9 -> a watch until the process is ready again
+
+Besides kills at any moment there are directed ones, at the moments that lose or double records in
+a system that is wrong: the journal dies while it holds a backlog, a commit is never acknowledged,
+an append is never answered and then forgotten.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import time
+from collections.abc import Awaitable, Callable
+
+import msgspec
+import psycopg
+from chaos.history import FORGET, Fault, Log
+from chaos.standing import Up
+from redis import exceptions
+
+WAIT_S = 20.0
+GATHER_S = 0.4
+"""How long the journal stands still: most producers wait for an answer then."""
+
+MOVES = {
+    "ingest": 2,
+    "collector": 3,
+    "postgres": 3,
+    "valkey": 1,
+    "valkey with a backlog": 2,
+    "postgres, then valkey with a backlog": 2,
+    "collector and valkey with a backlog": 1,
+    "both ends of a commit without an ack": 2,
+    "ingest between append and answer": 2,
+    "ingest between append and answer, and its markers": 2,
+}
+"""How often each comes; 25 kills in all."""
+
+
+class Kill(msgspec.Struct):
+    """One kill -9. `backlog` is what the journal held, -1 when nobody asked."""
+
+    target: str
+    at_s: float
+    backlog: int = -1
+    back_s: float | None = None
+
+
+class Faults:
+    """Does the moves of a schedule to a running `up`."""
+
+    def __init__(self, up: Up, log: Log, seed: int) -> None:
+        self._up, self._log = up, log
+        self._random = random.Random(f"{seed}/faults")
+        self._journal = up.journal()
+        self._prefix = up.prefix()
+        self._watches: list[asyncio.Task[None]] = []
+        self.kills: list[Kill] = []
+
+    async def run(self, load_s: float) -> None:
+        """Do all moves, spread over the load; return when everything is ready again."""
+        moves = order([name for name, count in MOVES.items() for _ in range(count)], self._random)
+        begin_s, step_s = time.monotonic(), load_s / len(moves)
+        try:
+            for number, move in enumerate(moves):
+                due_s = begin_s + (number + self._random.uniform(0.1, 0.9)) * step_s
+                await asyncio.sleep(max(0.1, due_s - time.monotonic()))
+                await self._moves()[move]()
+            await asyncio.gather(*self._watches)
+            await self._up.all_ready()
+        finally:
+            for watch in self._watches:
+                watch.cancel()
+            await asyncio.gather(*self._watches, return_exceptions=True)
+            await self._journal.aclose()
+
+    def _moves(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        return dict(
+            zip(
+                MOVES,
+                (
+                    lambda: self._kill("ingest"),
+                    lambda: self._kill("collector"),
+                    lambda: self._kill("postgres"),
+                    lambda: self._kill("valkey"),
+                    lambda: self._with_backlog("valkey"),
+                    self._postgres_then_valkey,
+                    lambda: self._with_backlog("collector", "valkey"),
+                    self._commit_without_ack,
+                    self._append_without_answer,
+                    self._forgotten_append,
+                ),
+                strict=True,
+            )
+        )
+
+    # ---- moves -------------------------------------------------------------------------------
+
+    async def _kill(self, target: str, backlog: int = -1) -> None:
+        found = await self._up.ready(target)
+        os.kill(found.pid or 0, signal.SIGKILL)
+        self._say(f"kill {target}" + (f" at a backlog of {backlog}" if backlog >= 0 else ""))
+        kill = Kill(target, time.monotonic(), backlog)
+        self.kills.append(kill)
+        self._watches.append(asyncio.create_task(self._watch(kill, found.pid or 0)))
+
+    async def _watch(self, kill: Kill, pid: int) -> None:
+        await self._up.ready(kill.target, not_pid=pid)
+        kill.back_s = time.monotonic() - kill.at_s
+
+    async def _with_backlog(self, *targets: str) -> None:
+        """Kill these while the journal holds entries, for the collector stands still."""
+        collector = (await self._up.ready("collector")).pid or 0
+        await self._up.ready("valkey")
+        os.kill(collector, signal.SIGSTOP)
+        self._say("stop collector")
+        backlog = await self._backlog()
+        for target in targets:
+            await self._kill(target, backlog)
+        if "collector" not in targets:
+            os.kill(collector, signal.SIGCONT)
+            self._say("continue collector")
+
+    async def _postgres_then_valkey(self) -> None:
+        await self._up.ready("valkey")
+        await self._kill("postgres")
+        await self._kill("valkey", await self._backlog())
+
+    async def _commit_without_ack(self) -> None:
+        """Kill both when a commit has taken place and its ack has not: the blocks come again."""
+        for name in ("postgres", "collector", "valkey"):
+            await self._up.ready(name)
+        valkey = self._up.process("valkey").pid or 0
+        async with await psycopg.AsyncConnection.connect(self._up.superuser()) as connection:
+            await connection.execute("lock table usage in exclusive mode")
+            await _poll(connection, "wait_event_type = 'Lock'", wanted=True)
+            backlog = await self._entries()
+            os.kill(valkey, signal.SIGSTOP)
+            self._say("stop valkey, a commit is on its way")
+            await connection.rollback()
+            await _poll(connection, "state <> 'idle'", wanted=False)
+        for target in ("valkey", "collector"):
+            await self._kill(target, backlog)
+
+    async def _append_without_answer(self) -> None:
+        """Kill ingest when the journal has taken blocks and nobody was told: all come again."""
+        await self._stop_ingest_after_append()
+        await self._kill("ingest")
+
+    async def _forgotten_append(self) -> None:
+        """The same, but the journal does not know them any more either: only the ledger does."""
+        await self._stop_ingest_after_append()
+        await self._forget()
+        await self._kill("ingest")
+
+    async def _stop_ingest_after_append(self) -> None:
+        """While the journal stands still, appends gather before it; then ingest does, and the
+        journal takes them all."""
+        ingest = (await self._up.ready("ingest")).pid or 0
+        valkey = (await self._up.ready("valkey")).pid or 0
+        before = await self._appends()
+        os.kill(valkey, signal.SIGSTOP)
+        self._say("stop valkey")
+        await asyncio.sleep(GATHER_S)
+        os.kill(ingest, signal.SIGSTOP)
+        os.kill(valkey, signal.SIGCONT)
+        # The death of a client takes away what the server has not read of it yet.
+        taken = await self._settled_appends() - before
+        self._say(f"stop ingest, continue valkey: {taken} blocks without an answer")
+
+    async def _settled_appends(self) -> int:
+        """Wait until the journal has taken all that was sent to it; return its count."""
+        deadline_s = time.monotonic() + WAIT_S
+        before, now = -1, await self._appends()
+        while now != before and time.monotonic() < deadline_s:
+            await asyncio.sleep(0.1)
+            before, now = now, await self._appends()
+        return now
+
+    async def _forget(self) -> None:
+        keys = [key async for key in self._journal.scan_iter(match=f"{self._prefix}i:*", count=500)]
+        if keys:
+            await self._journal.unlink(*keys)
+        self._say(FORGET)
+
+    # ---- help --------------------------------------------------------------------------------
+
+    async def _backlog(self) -> int:
+        """Wait until the journal holds some entries, and return how many."""
+        deadline_s = time.monotonic() + WAIT_S
+        wanted = self._random.randint(3, 60)
+        while (found := await self._entries()) < wanted:
+            assert time.monotonic() < deadline_s, "no backlog comes"
+            await asyncio.sleep(0.01)
+        return found
+
+    async def _entries(self) -> int:
+        try:
+            return int(await self._journal.xlen(f"{self._prefix}q"))
+        except (exceptions.RedisError, OSError):
+            return 0
+
+    async def _appends(self) -> int:
+        """How many blocks the journal has ever taken."""
+        return int(await self._journal.hget(f"{self._prefix}c", "seq") or 0)
+
+    def _say(self, what: str) -> None:
+        self._log.write(Fault(time.time(), what))
+
+
+async def _poll(connection: psycopg.AsyncConnection, condition: str, *, wanted: bool) -> None:
+    """Wait until some or none of the tenant's writers are in a state."""
+    query = (
+        "select count(*) from pg_stat_activity"
+        f" where application_name = 'logweir collector' and {condition}"
+    )
+    deadline_s = time.monotonic() + WAIT_S
+    while True:
+        await connection.execute("select pg_stat_clear_snapshot()")  # one lasts a transaction
+        cursor = await connection.execute(query)
+        row = await cursor.fetchone()
+        if bool(row and row[0]) == wanted:
+            return
+        assert time.monotonic() < deadline_s, f"waited in vain for writers: {condition} {wanted}"
+        await asyncio.sleep(0.02)
+
+
+def order(moves: list[str], dice: random.Random) -> list[str]:
+    """Shuffle; moves of one name never follow each other where that can be avoided."""
+    left = list(moves)
+    dice.shuffle(left)
+    found: list[str] = []
+    while left:
+        others = [one for one in left if not found or one != found[-1]]
+        found.append(dice.choice(others or left))
+        left.remove(found[-1])
+    return found
+
+
+def table(kills: list[Kill]) -> list[str]:
+    """Kills by target, with the longest time that one took to be back."""
+    lines = []
+    for target in sorted({one.target for one in kills}):
+        some = [one for one in kills if one.target == target]
+        longest = max((one.back_s or 0.0 for one in some), default=0.0)
+        held = sum(one.backlog > 0 for one in some)
+        note = f", {held} of them at a backlog" if held else ""
+        lines.append(
+            f"  {target:<12} killed {len(some):>3} times, longest away {longest:5.1f} s{note}"
+        )
+    return lines
