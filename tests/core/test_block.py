@@ -230,7 +230,12 @@ ONE = [2, 0, 10, 1]
         pytest.param(lambda: forged(requests=[[*ONE, b"", b"", -1]]), id="a negative epoch"),
         pytest.param(lambda: forged(uuid=b"short"), id="an id that is no UUID"),
         pytest.param(lambda: forged(tenant=7), id="a tenant that is no text"),
-        pytest.param(lambda: forged(lengths=[16]), id="a length too few"),
+        pytest.param(lambda: forged(lengths=[2**20]), id="one length"),
+        pytest.param(lambda: forged(lengths=[*opened(small())[0][4], 0]), id="a length too many"),
+        pytest.param(
+            lambda: forged({"extra": b""}, lengths=opened(forged({"extra": b""}))[0][4][:-1]),
+            id="a length too few",
+        ),
         pytest.param(lambda: forged(lengths=[2**40] * 9), id="lengths beyond memory"),
         pytest.param(lambda: forged(refused={"x": -1}), id="refusals below zero"),
         pytest.param(lambda: forged({"time": bytes(15)}), id="half a time"),

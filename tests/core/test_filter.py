@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from logweir.core import columns, filter  # noqa: A004
 
-RUN = st.text("0123456789abcdefXYZ.-", max_size=40)
+RUN = st.text("0123456789abcdefXYZ.-", max_size=40) | st.text("0123456789abcdef", min_size=60)
 SEPARATOR = st.text(" =/:_,\"'\n(ä世🪵\\\t", min_size=1, max_size=2)
 MESSAGE = st.lists(
     RUN | SEPARATOR | st.sampled_from(["-----", "....", "7", "-.-.1"]), max_size=8
@@ -62,6 +62,10 @@ def test_no_part_of_a_message_is_hidden(messages, chance):
         pytest.param("a123. a123.. 12345- 1234-", id="trailing dots and dashes"),
         pytest.param("zähler-4711größe77777é12345", id="letters that are not ASCII"),
         pytest.param("v1.2.3-rc.4+build.55 10.0.0.255:8080", id="versions and addresses"),
+        pytest.param(
+            "k 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a0860303ae22b998861b v",
+            id="a long run without a period",
+        ),
         pytest.param("x" * 40 + "1" + "y" * 40 + " " + "z" * 50, id="long runs with few digits"),
     ],
 )
@@ -159,9 +163,9 @@ def test_no_number_of_an_attribute_is_hidden(first, second, text):
 
 
 def test_a_name_of_an_attribute_is_not_hidden():
-    data = build(attributes=[b'{"sku\\/77120934":1}'])
+    data = build(attributes=[b'{"\\u0073ku-77120934":1}'])
 
-    assert may_have(data, filter.value_keys(b"sku/77120934"))
+    assert may_have(data, filter.value_keys(b"sku-77120934"))
 
 
 @pytest.mark.parametrize(

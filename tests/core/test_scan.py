@@ -198,7 +198,8 @@ ID = st.builds(
     block=st.integers(0, 2) | st.integers(0, scan.MAX_BLOCK),
     index=st.integers(0, 2) | st.integers(0, scan.MAX_INDEX),
 )
-ID_LISTS = st.lists(st.lists(ID, max_size=6), max_size=4)
+CLOSE_ID = st.builds(RecordId, st.integers(0, 2), st.integers(0, 2), st.integers(0, 2))
+ID_LISTS = st.lists(st.lists(ID, max_size=6) | st.lists(CLOSE_ID, max_size=6), max_size=4)
 
 
 def ids_of(of: list[RecordId], segment: int = 0) -> scan.Ids:
@@ -238,7 +239,8 @@ def test_the_best_know_where_they_stand(groups, count, is_backward):
     assert [groups[segment][row] for segment, row in places] == listed(best.ids)
 
 
-@given(ID_LISTS, st.lists(ID, max_size=6), st.integers(1, 4), st.booleans())
+@settings(max_examples=200)
+@given(ID_LISTS, st.lists(ID | CLOSE_ID, max_size=6), st.integers(1, 4), st.booleans())
 def test_what_could_not_enter_would_change_nothing(groups, more, count, is_backward):
     best, all_in = (scan.Best(count, is_backward=is_backward) for _ in range(2))
     for group in groups:
@@ -263,7 +265,7 @@ def test_the_nearest_are_the_first_by_time_and_all_that_are_equal(times, count, 
     ]
 
 
-@given(st.lists(ID, max_size=20), ID, st.booleans())
+@given(st.lists(ID | CLOSE_ID, max_size=20), ID | CLOSE_ID, st.booleans())
 def test_a_bound_lets_through_what_lies_behind_it(ids, bound, is_backward):
     found = scan.Bound(bound, is_backward=is_backward).after(ids_of(ids))
 

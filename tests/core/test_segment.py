@@ -188,6 +188,17 @@ def test_columns_that_were_not_read_come_out_empty():
     assert (found.trace, found.time_ns.tolist()) == (b"", [0, 0, 0])
 
 
+def test_a_column_with_another_number_of_texts_is_found():
+    made = small()
+    where = segment.places(made.layout, made.codec)
+    raw = {name: made.body[at.offset : at.offset + at.length] for name, at in where.items()}
+    raw["message"] = zstd(b"one\0two")
+    where["message"] = place(1, raw["message"])
+
+    with pytest.raises(errors.FormatError, match="message"):
+        segment.decode_columns(made.n, where, raw, segment.label_sets(made.label_sets))
+
+
 # ---- damage ----------------------------------------------------------------------------------
 
 

@@ -260,8 +260,8 @@ def _state(
         before = used.setdefault(number, mine)
     else:
         before = known.earlier.get(request.key) or used.setdefault(request.key, mine)
-    if before is mine or before == mine:
-        return "new" if before is mine else "repeated"
+    if before is mine:
+        return "new"
     return "repeated" if before.fingerprint == request.fingerprint else "conflict"
 
 
