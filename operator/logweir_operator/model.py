@@ -19,8 +19,9 @@ VERSION: Final = "v1alpha1"
 API_VERSION: Final = f"{GROUP}/{VERSION}"
 
 _GIB: Final = 1 << 30
-_NAME: Final = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
-_TENANT_ID: Final = "^[a-z][a-z0-9-]{1,30}[a-z0-9]$"
+# In Python `$` also matches before a last line break; a CRD has `$` where these have `\\Z`.
+_NAME: Final = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?\\Z"
+_TENANT_ID: Final = "^[a-z][a-z0-9-]{1,30}[a-z0-9]\\Z"
 
 Name = Annotated[str, Meta(min_length=1, max_length=40, pattern=_NAME)]
 Text63 = Annotated[str, Meta(max_length=63)]
@@ -28,7 +29,7 @@ Days = Annotated[int, Meta(ge=1, le=3650)]
 Positive = Annotated[int, Meta(ge=1, le=1 << 53)]
 Replicas = Annotated[int, Meta(ge=0, le=1000)]
 UpToThousand = Annotated[int, Meta(ge=1, le=1000)]
-Quantity = int | Annotated[str, Meta(pattern="^[0-9]+(\\.[0-9]+)?(m|Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?$")]
+Quantity = int | Annotated[str, Meta(pattern="^[0-9]+(\\.[0-9]+)?(m|Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?\\Z")]
 StringMap = Annotated[dict[str, str], Meta(max_length=32)]
 
 
@@ -116,7 +117,10 @@ class TenantKey(_Part, frozen=True):
         Name | None, _described("The one pipeline that the key is good for; left out: all.")
     ] = None
     enabled: Annotated[bool, _described("false revokes the key.")] = True
-    expires_at: dt.datetime | None = None
+    expires_at: Annotated[
+        Annotated[dt.datetime, Meta(tz=True)] | None,
+        _described("When the key ends, with its time zone; left out: never."),
+    ] = None
     generation: Annotated[int, Meta(ge=1, le=1 << 31, description="Add 1 to roll the key.")] = 1
 
 
@@ -299,7 +303,7 @@ class Monitoring(_Part, frozen=True):
     lag_alert_seconds: Annotated[int, Meta(ge=10, le=86400)] = 600
 
 
-LabelPath = Annotated[str, Meta(min_length=1, max_length=128, pattern="^[A-Za-z0-9_./-]+$")]
+LabelPath = Annotated[str, Meta(min_length=1, max_length=128, pattern="^[A-Za-z0-9_./-]+\\Z")]
 
 
 class LogPipelineSpec(_Part, frozen=True):
@@ -320,7 +324,7 @@ class LogPipelineSpec(_Part, frozen=True):
     monitoring: Monitoring = Monitoring()
 
 
-class LogTenant(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
+class LogTenant(_Part, frozen=True, kw_only=True):
     """A tenant: `kubectl apply` one, and its place in PostgreSQL and Redis is made."""
 
     api_version: Literal["logweir.dev/v1alpha1"] = "logweir.dev/v1alpha1"
@@ -329,7 +333,7 @@ class LogTenant(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     spec: LogTenantSpec = LogTenantSpec()
 
 
-class LogPipeline(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
+class LogPipeline(_Part, frozen=True, kw_only=True):
     """A pipeline of a tenant."""
 
     api_version: Literal["logweir.dev/v1alpha1"] = "logweir.dev/v1alpha1"
@@ -388,6 +392,9 @@ def _labels_are_free(spec: LogPipelineSpec) -> bool:
     return not any(name.startswith(reserved) for pod in pods for name in pod.labels)
 
 
+RESERVED_TENANT_ID: Final = "platform"
+"""Stands for the platform itself where secrets are derived."""
+
 RULES: Final[Mapping[str, Sequence[Rule]]] = {
     "LogTenant": (
         Rule(
@@ -403,6 +410,13 @@ RULES: Final[Mapping[str, Sequence[Rule]]] = {
             "self.apiKeys.all(k, self.apiKeys.filter(o, o.name == k.name).size() == 1)",
             "two keys have the same name",
             lambda spec: len({key.name for key in spec.api_keys}) == len(spec.api_keys),
+        ),
+        Rule(
+            "spec",
+            "spec.tenantId",
+            f"!has(self.tenantId) || self.tenantId != '{RESERVED_TENANT_ID}'",
+            f"{RESERVED_TENANT_ID} is reserved",
+            lambda spec: spec.tenant_id != RESERVED_TENANT_ID,
         ),
         Rule(
             "spec.credentials.rotation",

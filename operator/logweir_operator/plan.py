@@ -8,6 +8,7 @@ fails is what the user reads in the condition Ready.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Literal
 
@@ -124,14 +125,18 @@ def plan(seen: Seen) -> Plan:
         found = next((v for check in TENANT_CHECKS if (v := check(tenant))), None)
         if found:
             verdicts[key_of(tenant.resource)] = found
+    tenants = {_place_of(one.resource): one for one in seen.tenants}
     served: list[SeenPipeline] = []
+    counts: Counter[tuple[str, str]] = Counter()
     for pipeline in _oldest_first(seen.pipelines):
-        verdict = _pipeline_verdict(pipeline, seen, served)
+        place = _tenant_place_of(pipeline.resource)
+        verdict = _pipeline_verdict(pipeline, tenants.get(place), counts[place])
         if verdict:
             verdicts[key_of(pipeline.resource)] = verdict
         is_kept = verdict is None or verdict.reason in ("Suspended", "Retrying")
         if is_kept and pipeline.pipeline is not None:
             served.append(pipeline)
+            counts[place] += 1
     return Plan(_workloads(), tuple(served), verdicts)
 
 
@@ -144,23 +149,20 @@ def _workloads() -> tuple[Workload, ...]:
     return tuple(Workload(role, "node", 1) for role in ("ingest", "collector", "query", "keeper"))
 
 
-def tenant_of(pipeline: LogPipeline, tenants: Sequence[SeenTenant]) -> SeenTenant | None:
-    """Return the tenant that a pipeline refers to: the one of that name in its namespace."""
-    for tenant in tenants:
-        at = tenant.resource.metadata
-        if (at.namespace, at.name) == (
-            pipeline.metadata.namespace,
-            pipeline.spec.tenant_ref.name,
-        ):
-            return tenant
-    return None
+def _place_of(tenant: LogTenant) -> tuple[str, str]:
+    return (tenant.metadata.namespace, tenant.metadata.name)
+
+
+def _tenant_place_of(pipeline: LogPipeline) -> tuple[str, str]:
+    """The tenant that a pipeline refers to: the one of that name in its namespace."""
+    return (pipeline.metadata.namespace, pipeline.spec.tenant_ref.name)
 
 
 def _pipeline_verdict(
-    pipeline: SeenPipeline, seen: Seen, served: Sequence[SeenPipeline]
+    pipeline: SeenPipeline, tenant: SeenTenant | None, others: int
 ) -> Verdict | None:
+    """Why a pipeline is not ready; `others` of its tenant are older and served."""
     resource = pipeline.resource
-    tenant = tenant_of(resource, seen.tenants)
     if tenant is None:
         name = resource.spec.tenant_ref.name
         return Verdict(
@@ -168,7 +170,6 @@ def _pipeline_verdict(
             f"There is no LogTenant {name!r} in namespace {resource.metadata.namespace!r}.",
         )
     most = tenant.resource.spec.quotas.max_pipelines
-    others = sum(1 for one in served if tenant_of(one.resource, seen.tenants) is tenant)
     if most is not None and others >= most:
         return Verdict(
             "QuotaExceeded",

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -22,9 +22,11 @@ import typer
 from logweir.core import errors
 
 if TYPE_CHECKING:
+    from logweir.backends.control import Control
     from logweir.client.api import Target
+    from logweir.client.output import Form
     from logweir.standalone.folder import Folder
-    from logweir.standalone.status import Shown
+    from logweir.standalone.objects import Key as ObjectKey
 
 app = typer.Typer(
     name="logweir",
@@ -60,7 +62,7 @@ Key = Annotated[
     str, typer.Option("--key", envvar="LOGWEIR_KEY", help="API key; better in LOGWEIR_KEY.")
 ]
 TenantName = Annotated[
-    str, typer.Option("--tenant", help="LogTenant of the running `up` whose keys are used.")
+    str, typer.Option("--tenant", help="LogTenant of the running `up`, as NAME or NAMESPACE/NAME.")
 ]
 Output = Annotated[
     str, typer.Option("-o", "--output", help="default, json, raw (messages alone) or logfmt.")
@@ -75,17 +77,13 @@ def main() -> None:
     try:
         app()
     except errors.LogweirError as error:
-        _fail(error)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:
-        # Whoever read our output has seen enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        _fail(str(error))
+    except OSError as error:  # such as a full disk, where nobody foresaw it
+        _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}.")
 
 
-def _fail(error: errors.LogweirError) -> NoReturn:
-    _say(f"error: {error}")
+def _fail(text: str) -> NoReturn:
+    _say(f"error: {text}")
     sys.exit(1)
 
 
@@ -110,36 +108,22 @@ def up(
 ) -> None:
     """Start all of Logweir on this machine; Ctrl-C stops it."""
     from logweir.standalone import up as standing
+    from logweir.standalone.status import welcome
 
-    place = _folder(data)
+    place, program = _folder(data), _program()
+    where = f" --data {data}" if data else ""
     if detach:
-        _welcome(standing.detach(place, port), data, is_detached=True)
+        shown = standing.detach(place, port)
+        print(welcome(shown, program, where, f"{program} down{where}"), flush=True)
         return
     _say(f"Starting Logweir in {place.path} ...")
-    standing.up(place, port, lambda shown: _welcome(shown, data), lambda text: _say(f"- {text}"))
+    standing.up(
+        place,
+        port,
+        ready=lambda shown: print(welcome(shown, program, where, "Ctrl-C"), flush=True),
+        tell=lambda text: _say(f"- {text}"),
+    )
     _say("Stopped.")
-
-
-def _welcome(shown: Shown, data: Path | None, *, is_detached: bool = False) -> None:
-    """Say what a newcomer does next."""
-    program = _program()
-    where = f" --data {data}" if data else ""
-    stop = f"{program} down{where}" if is_detached else "Ctrl-C"
-    lines = [f"Logweir is ready: {shown.url}    (data in {shown.data}; {stop} stops it)"]
-    if shown.ingest_key:
-        lines += [
-            "",
-            "  send a line",
-            f"    curl {shown.ingest_url} -H 'Authorization: Bearer {shown.ingest_key}' \\",
-            '      -d \'{"service": "shop", "level": "info", "message": "hello"}\'',
-            "  find it",
-            f'    {program} query{where} \'{{service="shop"}} |= "hello"\'',
-            "  watch them come",
-            f"    {program} tail{where}",
-            "",
-        ]
-    lines += [f"  not applied: {problem}" for problem in shown.problems]
-    print("\n".join(lines), flush=True)
 
 
 def _program() -> str:
@@ -164,29 +148,20 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
 ) -> None:
     """Show what runs, what does not and why; exit code 0 when all is ready."""
-    import msgspec
-
-    from logweir.standalone.status import show
+    from logweir.standalone.status import show, table
 
     shown = show(_folder(data))
     if as_json:
-        print(msgspec.json.format(msgspec.json.encode(shown)).decode())
+        _print_json(shown)
     else:
-        _print_status(shown)
+        print(table(shown, _program()))
     raise typer.Exit(0 if shown.ready else 1)
 
 
-def _print_status(shown: Shown) -> None:
-    if not shown.processes:
-        print(f"Nothing runs in {shown.data}. Start it with: {_program()} up --data {shown.data}")
-        return
-    print(f"{'ready' if shown.ready else 'not ready'}  {shown.url}  {shown.data}")
-    for one in shown.processes:
-        pid = str(one.pid) if one.pid else "-"
-        restarts = f"restarts {one.restarts}" if one.restarts else ""
-        print(f"  {one.name:<10} {one.state:<12} {pid:>8}  {restarts:<12} {one.why}".rstrip())
-    for problem in shown.problems:
-        print(f"  not applied: {problem}")
+def _print_json(value: Any) -> None:  # noqa: ANN401 - whatever msgspec takes
+    import msgspec
+
+    print(msgspec.json.format(msgspec.json.encode(value)).decode())
 
 
 @app.command(rich_help_panel=_HERE)
@@ -219,13 +194,11 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
 ) -> None:
     """Check this machine: programs, ports, disk, clock; what is wrong and the fix."""
-    import msgspec
-
     from logweir.standalone.doctor import checks
 
     found = checks(_folder(data), port)
     if as_json:
-        print(msgspec.json.format(msgspec.json.encode(found)).decode())
+        _print_json(found)
     else:
         for one in found:
             print(f"{'ok ' if one.is_well else 'BAD'}  {one.name:<12} {one.found}")
@@ -243,12 +216,9 @@ def apply(
     data: Data = None,
 ) -> None:
     """Create or change LogTenants and LogPipelines."""
-    from logweir_operator import manifest
+    resources = _manifest(file)
 
-    text = sys.stdin.read() if file == "-" else _read_text(Path(file))
-    resources = manifest.read(text, "stdin" if file == "-" else file)
-
-    async def work(control: Any) -> None:  # noqa: ANN401 - imported lazily
+    async def work(control: Control) -> None:
         from logweir.standalone import objects
 
         for one in await objects.apply(control, resources):
@@ -259,7 +229,9 @@ def apply(
 
 @app.command(rich_help_panel=_RESOURCES)
 def get(
-    kind: Annotated[str, typer.Argument(help="logtenants (lt), logpipelines (lp), all or keys.")],
+    kind: Annotated[
+        str, typer.Argument(help="logtenants (lt), logpipelines (lp), all, keys; or TYPE/NAME.")
+    ],
     name: Annotated[str, typer.Argument(help="Only this one.")] = "",
     namespace: Annotated[str, typer.Option("-n", "--namespace")] = "default",
     output: Annotated[str, typer.Option("-o", "--output", help="wide, yaml or json.")] = "",
@@ -268,56 +240,90 @@ def get(
     """List resources, or the API keys of a tenant (`get keys TENANT`)."""
     from logweir.standalone import listing
 
+    kind, name = _kind_and_name(kind, name)
     if kind == "keys":
         print(listing.keys(_folder(data), namespace, name))
         return
 
-    async def work(control: Any) -> None:  # noqa: ANN401 - imported lazily
-        print(listing.text(await control.objects(), kind, namespace, name, output))
+    async def work(control: Control) -> None:
+        text = listing.text(await control.objects(), kind, namespace, name, output)
+        if text:
+            print(text)
+        else:
+            _say(f"No resources found in {namespace} namespace.")
 
     _with_control(data, work)
 
 
 @app.command(rich_help_panel=_RESOURCES)
 def delete(
-    kind: Annotated[str, typer.Argument(help="logtenant (lt) or logpipeline (lp).")] = "",
+    kind: Annotated[
+        str, typer.Argument(help="logtenant (lt), logpipeline (lp); or TYPE/NAME.")
+    ] = "",
     name: Annotated[str, typer.Argument()] = "",
     file: Annotated[str, typer.Option("-f", "--filename", help="All resources of a YAML.")] = "",
     namespace: Annotated[str, typer.Option("-n", "--namespace")] = "default",
+    wait: Annotated[bool, typer.Option(help="Return when they are gone.")] = True,
     data: Data = None,
 ) -> None:
     """Delete resources; a pipeline drains first, a tenant's data stays (deletionPolicy)."""
-    from logweir_operator import manifest
+    from logweir.standalone import objects
 
+    kind, name = _kind_and_name(kind, name)
     if bool(file) == bool(kind and name):
         _usage("Give a type and a name, or -f FILE.")
-    resources = manifest.read(_read_text(Path(file)), file) if file else []
+    if file:
+        resources = _manifest(file)
+        wanted = [(one.kind, one.metadata.namespace, one.metadata.name) for one in resources]
+        wanted.sort(key=lambda key: key[0] != "LogPipeline")  # before the tenants they belong to
+    else:
+        wanted = [(objects.kind_of(kind), namespace, name)]
+    _with_control(data, lambda control: _delete(control, wanted, wait=wait))
 
-    async def work(control: Any) -> None:  # noqa: ANN401 - imported lazily
-        from logweir.standalone import objects
 
-        # Pipelines before the tenants that they belong to.
-        wanted: list[objects.Key] = [
-            (one.kind, one.metadata.namespace, one.metadata.name) for one in resources
-        ]
-        wanted.sort(key=lambda key: key[0] != "LogPipeline")
-        for key in wanted or [(objects.kind_of(kind), namespace, name)]:
+async def _delete(control: Control, wanted: list[ObjectKey], *, wait: bool) -> None:
+    """Delete all that can be deleted; an error of one does not spare the others."""
+    from logweir.standalone import objects
+
+    problem: errors.LogweirError | None = None
+    for key in wanted:
+        try:
             await objects.delete(control, *key)
-            print(f'{key[0].lower()}.logweir.dev "{key[2]}" deleted')
+            print(f'{key[0].lower()}.logweir.dev "{key[2]}" deleted', flush=True)
+        except errors.UnavailableError:
+            raise
+        except errors.LogweirError as error:
+            if problem is not None:
+                _say(f"error: {problem}")
+            problem = error
+    if wait:
+        await objects.until_gone(control, wanted)
+    if problem is not None:
+        raise problem
 
-    _with_control(data, work)
+
+def _kind_and_name(kind: str, name: str) -> tuple[str, str]:
+    """As kubectl: a type and a name, or both in one word."""
+    if "/" in kind and not name:
+        kind, _, name = kind.partition("/")
+    return kind, name
 
 
-def _read_text(path: Path) -> str:
+def _manifest(file: str) -> list[Any]:
+    from logweir_operator import manifest
+
+    source = "standard input" if file == "-" else file
     try:
-        return path.read_text(encoding="utf-8")
+        content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     except OSError as cause:
-        raise errors.SetupError(f"Cannot read {path}: {cause.strerror}.") from cause
-    except UnicodeDecodeError as cause:
-        raise errors.SetupError(f"{path} is not text in UTF-8.") from cause
+        raise errors.SetupError(f"Cannot read {file}: {cause.strerror}.") from cause
+    resources: list[Any] = manifest.read(manifest.decode(content, source), source)
+    if not resources:
+        raise errors.BadRequestError(f"{source}: there is no resource in it.")
+    return resources
 
 
-def _with_control(data: Path | None, work: Callable[[Any], Any]) -> None:
+def _with_control(data: Path | None, work: Callable[[Control], Coroutine[Any, Any, None]]) -> None:
     """Run `work` with the control schema of a running `up`."""
     import asyncio
 
@@ -346,7 +352,9 @@ def _with_control(data: Path | None, work: Callable[[Any], Any]) -> None:
 # ---- send and read --------------------------------------------------------------------------
 
 
-def _target(url: str, key: str, data: Path | None, tenant: str, prefix: str) -> Target:
+def _target(
+    url: str, key: str, data: Path | None, tenant: str, pipeline: str, prefix: str
+) -> Target:
     """Where to send or read: what was given, or the running `up`."""
     from logweir.client.api import Target
     from logweir.standalone import listing
@@ -361,7 +369,7 @@ def _target(url: str, key: str, data: Path | None, tenant: str, prefix: str) -> 
             f"Nothing runs in {place.path}, and no URL and key are given.",
             hint="Start one with 'logweir up', or set LOGWEIR_URL and LOGWEIR_KEY.",
         )
-    return Target(*listing.address(place, tenant, prefix))
+    return Target(*listing.address(place, tenant, pipeline, prefix))
 
 
 @app.command(rich_help_panel=_CLIENT)
@@ -373,52 +381,26 @@ def send(
     url: Url = "",
     key: Key = "",
     tenant: TenantName = "",
+    pipeline: Annotated[str, typer.Option(help="Of that tenant; without it: the first.")] = "",
     data: Data = None,
 ) -> None:
     """Send lines as records; returns when the last one is acknowledged."""
+    from logweir.client import lines, terminal
     from logweir.client import send as sending
 
-    target = _target(url, key, data, tenant, "lwi_")
-    progress = _Progress()
-    with _open_lines(file) as lines:
-        done = sending.send(target, lines, sending.Defaults(service, level, host), progress.show)
-    progress.end()
-    for number, reason in done.rejected[:20]:
-        _say(f"line {number}: {reason}")
-    if len(done.rejected) > 20:
-        _say(f"... and {len(done.rejected) - 20} more")
-    _say(f"sent {done.records} records in {done.requests} requests; last receipt {done.receipt}")
+    target = _target(url, key, data, tenant, pipeline, "lwi_")
+    progress = terminal.Progress()
+    defaults = sending.Defaults(service, level, host)
+    with _open(file) as opened:
+        done = sending.send(target, lines.read(opened), defaults, progress.show)
+    progress.end(done)
     raise typer.Exit(1 if done.rejected else 0)
 
 
-class _Progress:
-    """A line on a terminal that says how far a long send is."""
+def _open(file: str) -> Any:  # noqa: ANN401 - a binary file
+    from contextlib import nullcontext
 
-    def __init__(self) -> None:
-        import time
-
-        self._now_s = time.monotonic
-        self._said_s = self._now_s()
-        self._is_shown = False
-
-    def show(self, sent: Any) -> None:  # noqa: ANN401 - imported lazily
-        now_s = self._now_s()
-        every_s = 0.2 if sys.stderr.isatty() else 10.0
-        if now_s - self._said_s >= every_s:
-            self._said_s = now_s
-            self._is_shown = sys.stderr.isatty()
-            end = "\r" if self._is_shown else "\n"
-            print(f"sent {sent.records} records ...", end=end, file=sys.stderr, flush=True)
-
-    def end(self) -> None:
-        if self._is_shown:
-            print("\x1b[K", end="", file=sys.stderr)
-
-
-def _open_lines(file: str) -> Any:  # noqa: ANN401 - a binary file
     if file == "-":
-        from contextlib import nullcontext
-
         return nullcontext(sys.stdin.buffer)
     try:
         return Path(file).open("rb")
@@ -441,22 +423,24 @@ def query(
     data: Data = None,
 ) -> None:
     """Print the newest matching records, the newest last."""
-    from logweir.client import read
+    from logweir.client import read, terminal
 
-    asked = read.Asked(text, _moment(since), _moment(until))
-    target = _target(url, key, data, tenant, "lwa_")
-    found: Iterator[Any] = read.query(target, asked, limit)
-    with _explained(text):
-        if not newest_first:
-            found = iter(list(found)[::-1])
-        _print_records(found, output, color)
+    form = _look(output, color)
+    asked = read.Asked(text, terminal.moment(since), terminal.moment(until))
+    target = _target(url, key, data, tenant, "", "lwa_")
+    with terminal.explained(text):
+        found = read.query(target, asked, limit)
+        records = found if newest_first else iter(list(found)[::-1])
+        terminal.show_records(records, form, color, is_live=False)
 
 
 @app.command(rich_help_panel=_CLIENT)
 def tail(
     text: Annotated[str, typer.Argument(metavar="QUERY", help='{service="shop"} |= "text"')] = "{}",
     since: Annotated[str, typer.Option(help="How old the last lines may be.")] = "1h",
-    last: Annotated[int, typer.Option("-n", "--tail", min=1, help="Last lines first.")] = 10,
+    last: Annotated[
+        int, typer.Option("-n", "--tail", min=1, max=5000, help="Last lines first.")
+    ] = 10,
     output: Output = "default",
     color: Colour = "auto",
     url: Url = "",
@@ -465,61 +449,21 @@ def tail(
     data: Data = None,
 ) -> None:
     """Print the last records, then new ones as they come in."""
-    from logweir.client import read
+    from logweir.client import read, terminal
 
-    asked = read.Asked(text, _moment(since))
-    target = _target(url, key, data, tenant, "lwa_")
-    with _explained(text):
-        _print_records(
-            read.tail(target, asked, last, lambda line: _say(f"- {line}")), output, color
-        )
-
-
-def _moment(text: str) -> str:
-    """A bare duration means so long ago."""
-    import re
-
-    return f"-{text}" if re.fullmatch(r"(?:\d+(?:ms|[smhdw]))+", text) else text
+    form = _look(output, color)
+    asked = read.Asked(text, terminal.moment(since))
+    target = _target(url, key, data, tenant, "", "lwa_")
+    with terminal.explained(text):
+        records = read.tail(target, asked, last, lambda line: _say(f"- {line}"))
+        terminal.show_records(records, form, color, is_live=True)
 
 
-class _explained:  # noqa: N801 - used as a word
-    """Shows where in the query an error is."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        from logweir.client import api
-
-        if isinstance(error, errors.LogweirError):
-            shown = api.picture(self._text, error.message)
-            if shown:
-                _say(shown)
-
-
-def _print_records(records: Iterator[Any], output: str, color: str) -> None:
-    from logweir.client.output import formatter
-
-    form = _choice("--output", output, ("default", "json", "raw", "logfmt"))
-    line_of = formatter(form, colour=_has_colour(color))
-    write, flush = sys.stdout.write, sys.stdout.flush
-    for record in records:
-        write(line_of(record) + "\n")
-        flush()
-
-
-def _has_colour(color: str) -> bool:
-    wanted = _choice("--color", color, ("auto", "always", "never"))
-    if wanted != "auto":
-        return bool(wanted == "always")
-    if os.environ.get("NO_COLOR"):
-        return False
-    if os.environ.get("FORCE_COLOR"):
-        return True
-    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+def _look(output: str, color: str) -> Form:
+    """Check how records are to be printed."""
+    _choice("--color", color, ("auto", "always", "never"))
+    form: Form = _choice("--output", output, ("default", "json", "raw", "logfmt"))
+    return form
 
 
 def _choice(option: str, value: str, known: tuple[str, ...]) -> Any:  # noqa: ANN401 - a literal

@@ -344,6 +344,13 @@ class Control:
         )
 
     async def set_tenant_deleted(self, tenant: TenantId) -> None:
-        """Retire a tenant's id for ever; its keys go."""
-        await self._rows("update logweir.tenants set state = 'deleted' where id = %s", [tenant])
+        """Retire a tenant's id for ever; its keys go.
+
+        Whoever adopts it again has other secrets: no key of before is good for what comes then.
+        """
+        await self._rows(
+            "update logweir.tenants set state = 'deleted', ingest_revision = ingest_revision + 1,"
+            " access_revision = access_revision + 1 where id = %s and state <> 'deleted'",
+            [tenant],
+        )
         await self._rows("delete from logweir.api_keys where tenant = %s", [tenant])

@@ -1,6 +1,8 @@
 """Takes away what `provision.py` made; every step may run again, in the order that harms nobody.
 
-close_journal     appends are refused (403), what is in it still drains
+close_pipeline    appends to a pipeline are refused (403), what is in its journal still drains
+close_journal     the same for all of a tenant
+close_store       the tenant's logins are locked out
 drop_pipeline     a drained stream with all that belongs to it
 drop_journal      the tenant's Redis users and keys
 drop_store        the tenant's schema, logins and owner
@@ -20,6 +22,12 @@ from logweir.core import names
 from logweir.core.names import PipelineId, TenantId
 
 _SCAN_COUNT: Final = 500
+
+
+async def close_pipeline(operator: redis.Redis, tenant: TenantId, pipeline: PipelineId) -> None:
+    """Refuse all further appends to a pipeline."""
+    own = names.journal_pipeline(tenant, pipeline)
+    await journal.command(operator, "HSET", own + "m", "state", "deleting")
 
 
 async def close_journal(operator: redis.Redis, tenant: TenantId) -> None:
@@ -55,17 +63,30 @@ async def _unlink(operator: redis.Redis, prefix: str) -> None:
         await journal.command(operator, "UNLINK", key)
 
 
+def close_store(operator: str, tenant: TenantId) -> None:
+    """Lock a tenant's logins out, and end what they do. Provisioning lets them in again."""
+    with psycopg.connect(operator, autocommit=True) as connection:
+        logins = [one for one in _logins(tenant) if _role_exists(connection, one)]
+        # Only who has a role's privileges may end its sessions.
+        how = " with inherit true" if connection.info.server_version >= 160000 else ""
+        for login in map(sql.Identifier, logins):
+            connection.execute(sql.SQL("alter role {} nologin").format(login))
+            connection.execute(sql.SQL("grant {} to current_user" + how).format(login))
+        connection.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity where usename = any(%s)",
+            [logins],
+        )
+        for login in map(sql.Identifier, logins):
+            connection.execute(sql.SQL("revoke {} from current_user").format(login))
+
+
 def drop_store(operator: str, tenant: TenantId) -> None:
-    """Remove a tenant's schema and its roles.
+    """Remove the schema and the roles of a tenant whose store is closed.
 
     Partitions go one by one: a single DROP of thousands would not find locks enough.
     """
     schema, owner = names.schema(tenant), names.owner(tenant)
     with psycopg.connect(operator, autocommit=True) as connection:
-        connection.execute(
-            "select pg_terminate_backend(pid) from pg_stat_activity where usename = any(%s)",
-            [_logins(tenant)],
-        )
         rows = connection.execute(
             "select c.relname from pg_class c where c.relnamespace = to_regnamespace(%s)"
             " and c.relispartition and c.relkind = 'r'",
@@ -86,8 +107,11 @@ def _logins(tenant: TenantId) -> list[str]:
     return [names.login(tenant, kind, slot) for kind in ("w", "r", "k") for slot in ("a", "b")]
 
 
+def _role_exists(connection: psycopg.Connection[tuple[object, ...]], role: str) -> bool:
+    found = connection.execute("select 1 from pg_roles where rolname = %s", [role])
+    return found.fetchone() is not None
+
+
 def _drop_role(connection: psycopg.Connection[tuple[object, ...]], role: str) -> None:
-    exists = connection.execute("select 1 from pg_roles where rolname = %s", [role]).fetchone()
-    if exists:
-        name = sql.Identifier(role)
-        connection.execute(sql.SQL("drop role {}").format(name))
+    if _role_exists(connection, role):
+        connection.execute(sql.SQL("drop role {}").format(sql.Identifier(role)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final, TypeVar
 
 import httpx2
 import msgspec
@@ -13,6 +13,7 @@ from logweir.core import errors
 
 TIMEOUT_S: Final = 60.0
 _PREFIX = re.compile(r"/t/[^/]+/[^/]+/?$")
+_Kind = TypeVar("_Kind")
 _POSITION = re.compile(r"\(line (\d+), column (\d+)\)")
 
 
@@ -21,6 +22,14 @@ class Target(msgspec.Struct, frozen=True):
 
     url: str
     key: str
+
+    def __post_init__(self) -> None:
+        if not re.match(r"https?://[^/]", self.url):
+            raise errors.BadRequestError(
+                f"{self.url!r} is no URL of a Logweir.", hint="It begins with http:// or https://."
+            )
+        if not self.key.isascii() or not self.key.isprintable():
+            raise errors.BadRequestError("The key has characters that no key has.")
 
     @property
     def ingest_url(self) -> str:
@@ -55,19 +64,38 @@ def client(target: Target) -> httpx2.Client:
     return httpx2.Client(headers=target.headers, timeout=TIMEOUT_S, trust_env=False)
 
 
-def get(http: httpx2.Client, target: Target, path: str, params: Mapping[str, str]) -> Any:  # noqa: ANN401 - JSON
+def get(
+    http: httpx2.Client, target: Target, path: str, params: Mapping[str, str], kind: type[_Kind]
+) -> _Kind:
     """Return the JSON of a GET of the read API.
 
     Raises:
-        AnswerError: the server refused.
+        AnswerError: the server refused, or this is no Logweir.
         UnavailableError: there is no answer.
     """
     try:
         answer = http.get(target.platform_url + path, params=params)
     except httpx2.TransportError as cause:
-        raise _no_answer(target.platform_url, cause) from cause
+        raise no_answer(target, cause) from cause
     check(answer)
-    return answer.json()
+    return decode(answer, kind)
+
+
+def decode(answer: httpx2.Response, kind: type[_Kind]) -> _Kind:
+    """Return an answer's JSON.
+
+    Raises:
+        AnswerError: it is not what a Logweir answers.
+    """
+    try:
+        return msgspec.json.decode(answer.content, type=kind)
+    except msgspec.MsgspecError as cause:
+        raise AnswerError(
+            answer.status_code,
+            f"{answer.url.copy_with(query=None)} does not answer as a Logweir does.",
+            "Check the URL.",
+            None,
+        ) from cause
 
 
 def check(answer: httpx2.Response) -> None:
@@ -86,16 +114,12 @@ def check(answer: httpx2.Response) -> None:
     )
 
 
-def _no_answer(url: str, cause: Exception) -> errors.UnavailableError:
-    return errors.UnavailableError(
-        f"No answer from {url}: {str(cause) or type(cause).__name__}.",
-        hint="Is it running? 'logweir status' tells; 'logweir up' starts it.",
-    )
-
-
 def no_answer(target: Target, cause: Exception) -> errors.UnavailableError:
     """Return the error of a server that cannot be reached."""
-    return _no_answer(target.platform_url, cause)
+    return errors.UnavailableError(
+        f"No answer from {target.platform_url}: {str(cause) or type(cause).__name__}.",
+        hint="Is it running? 'logweir status' tells; 'logweir up' starts it.",
+    )
 
 
 def picture(query: str, message: str) -> str:

@@ -13,7 +13,7 @@ import os
 import random
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import httpx2
@@ -21,7 +21,7 @@ import msgspec
 
 from logweir.client import api
 from logweir.client.api import AnswerError, Target
-from logweir.core import errors, ids
+from logweir.core import bounds, errors, ids
 
 BATCH_RECORDS: Final = 1000
 BATCH_BYTES: Final = 1 << 20
@@ -41,6 +41,13 @@ NATIVE_FIELDS: Final = frozenset(
         "labels",
     }
 )
+LIFTED: Final[Mapping[str, type | tuple[type, ...]]] = {
+    "service": str,
+    "level": str,
+    "host": str,
+    "timestamp": (str, int),
+}
+"""What is taken from somebody else's JSON when it is there and of these types."""
 
 _FIRST_WAIT_S: Final = 0.2
 _LONGEST_WAIT_S: Final = 5.0
@@ -74,7 +81,8 @@ def record_of(line: bytes, defaults: Defaults) -> bytes:
         message = next(
             (fields[k] for k in ("message", "msg") if isinstance(fields.get(k), str)), text
         )
-        fields = {"message": message, "metadata": fields}
+        lifted = {k: fields[k] for k, kind in LIFTED.items() if isinstance(fields.get(k), kind)}
+        fields = {"message": message, "metadata": fields, **lifted}
     whole = {"service": defaults.service, "level": defaults.level, **fields}
     if defaults.host:
         whole.setdefault("host", defaults.host)
@@ -92,20 +100,34 @@ def _object(text: str) -> dict[str, Any]:
 
 
 def batches(
-    lines: Iterable[bytes], defaults: Defaults, max_records: int = BATCH_RECORDS
+    lines: Iterable[bytes | None],
+    defaults: Defaults,
+    refuse: Callable[[int, str], None],
+    max_records: int = BATCH_RECORDS,
 ) -> Iterator[tuple[list[int], bytes]]:
-    """Yield (line numbers from 1, NDJSON body); empty lines are passed over."""
+    """Yield (line numbers from 1, NDJSON body).
+
+    Args:
+        lines: None among them means that no more come for a while; empty ones are passed over.
+        defaults: of records that do not name them.
+        refuse: gets the number of a line that cannot be a record, and why.
+        max_records: of one batch.
+    """
     numbers: list[int] = []
     records: list[bytes] = []
-    size_bytes = 0
-    for number, line in enumerate(lines, 1):
-        stripped = line.rstrip(b"\r\n")
-        if not stripped.strip():
-            continue
-        records.append(record_of(stripped, defaults))
-        numbers.append(number)
-        size_bytes += len(records[-1])
-        if len(records) >= max_records or size_bytes >= BATCH_BYTES:
+    number = size_bytes = 0
+    for line in lines:
+        if line is not None:
+            number += 1
+            record = record_of(line, defaults) if line.strip() else b""
+            if len(record) > bounds.MAX_RECORD_BYTES:
+                refuse(number, f"larger than {bounds.MAX_RECORD_BYTES} bytes")
+            elif record:
+                records.append(record)
+                numbers.append(number)
+                size_bytes += len(record)
+        is_full = len(records) >= max_records or size_bytes >= BATCH_BYTES
+        if records and (line is None or is_full):
             yield numbers, b"\n".join(records)
             numbers, records, size_bytes = [], [], 0
     if records:
@@ -114,7 +136,7 @@ def batches(
 
 def send(
     target: Target,
-    lines: Iterable[bytes],
+    lines: Iterable[bytes | None],
     defaults: Defaults,
     progress: Callable[[Sent], None] = lambda _: None,
     max_records: int = BATCH_RECORDS,
@@ -126,20 +148,39 @@ def send(
         UnavailableError: it cannot be reached for GIVE_UP_S.
     """
     sent = Sent()
+
+    def refuse(number: int, reason: str) -> None:
+        sent.rejected.append((number, reason))
+
     producer = uuid.UUID(bytes=ids.uuid7(int(time.time() * 1000), os.urandom(10)))
     with api.client(target) as http:
-        for sequence, (numbers, body) in enumerate(batches(lines, defaults, max_records)):
+        made = batches(lines, defaults, refuse, max_records)
+        for sequence, (numbers, body) in enumerate(made):
             answer = _post(http, target, f"p1.{producer}.0.{sequence}", body)
             sent.requests += 1
-            sent.records += answer["accepted"]
-            sent.receipt = answer["receipt"] or sent.receipt
-            for one in answer["rejected"]:
-                sent.rejected.append((numbers[one["index"]], one["reason"]))
+            sent.records += answer.accepted
+            sent.receipt = answer.receipt or sent.receipt
+            for one in answer.rejected:
+                refuse(numbers[one.index], one.reason)
             progress(sent)
+    sent.rejected.sort()
     return sent
 
 
-def _post(http: httpx2.Client, target: Target, key: str, body: bytes) -> dict[str, Any]:
+class _Rejected(msgspec.Struct, frozen=True):
+    index: int
+    reason: str
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    """What ingest answers; a 400 that names its records has no receipt."""
+
+    rejected: list[_Rejected]
+    accepted: int = 0
+    receipt: str = ""
+
+
+def _post(http: httpx2.Client, target: Target, key: str, body: bytes) -> _Answer:
     deadline_s = time.monotonic() + GIVE_UP_S
     wait_s = _FIRST_WAIT_S
     while True:
@@ -157,20 +198,16 @@ def _post(http: httpx2.Client, target: Target, key: str, body: bytes) -> dict[st
         wait_s = min(_LONGEST_WAIT_S, wait_s * 2)
 
 
-def _post_once(http: httpx2.Client, target: Target, key: str, body: bytes) -> dict[str, Any]:
+def _post_once(http: httpx2.Client, target: Target, key: str, body: bytes) -> _Answer:
     answer = http.post(
         target.ingest_url,
         content=body,
         headers={"content-type": "application/x-ndjson", "idempotency-key": key},
     )
     if answer.status_code == errors.BadRequestError.status:
-        found = answer.json()
-        if "rejected" in found:  # all of this batch; the next one may be good
-            return {"accepted": 0, "receipt": "", "rejected": found["rejected"]}
+        try:
+            return msgspec.json.decode(answer.content, type=_Answer)  # the next batch may be good
+        except msgspec.MsgspecError:
+            pass  # refused as a whole
     api.check(answer)
-    found = answer.json()
-    return {
-        "accepted": found["accepted"],
-        "receipt": found["receipt"],
-        "rejected": found["rejected"],
-    }
+    return api.decode(answer, _Answer)

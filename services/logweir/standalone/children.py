@@ -16,7 +16,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 import msgspec
 
@@ -28,6 +28,9 @@ _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_NAME: Final = 15
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+"""Those that the supervisor takes; a forked child gives up its handlers."""
+
 
 class Readiness(msgspec.Struct, frozen=True):
     """What /readyz answers."""
@@ -36,12 +39,20 @@ class Readiness(msgspec.Struct, frozen=True):
     problems: dict[str, str] = {}
 
 
+Needed = Literal["always", "once", "never"]
+"""When a process must be ready so that a record can be sent and found."""
+
+
 class Child(abc.ABC):
     """Something that runs as a process. `after` names those that must be ready before it begins."""
 
-    def __init__(self, name: str, after: Sequence[str] = ()) -> None:
+    may_start_slowly = False
+    """Whether silence before it is ready is work, such as the recovery after a crash."""
+
+    def __init__(self, name: str, after: Sequence[str] = (), needed: Needed = "always") -> None:
         self.name = name
         self.after = tuple(after)
+        self.needed = needed
 
     @abc.abstractmethod
     def start(self, output: int) -> int:
@@ -49,6 +60,7 @@ class Child(abc.ABC):
 
         Raises:
             SetupError: it cannot be started.
+            OSError: the system has no room for another process.
         """
 
     @abc.abstractmethod
@@ -71,6 +83,8 @@ class Child(abc.ABC):
 
 class ServerChild(Child):
     """PostgreSQL, Valkey or NGINX."""
+
+    may_start_slowly = True
 
     def __init__(self, name: str, server: servers.Server, after: Sequence[str] = ()) -> None:
         super().__init__(name, after)
@@ -97,8 +111,15 @@ class ServerChild(Child):
         return "" if self.server.ready() else None
 
     def signal(self, number: int | None = None) -> None:
-        """Send a signal to the server's leading process."""
-        if self._process is not None and self._process.poll() is None:
+        """Send a signal to the server's leading process; SIGKILL to all that it has started.
+
+        The workers of a killed NGINX would go on, and hold its port.
+        """
+        if self._process is None or self._process.poll() is not None:
+            return
+        if number == signal.SIGKILL:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        else:
             self._process.send_signal(number or self.server.command().stop_signal)
 
 
@@ -119,8 +140,9 @@ class RoleChild(Child):
         sockets: Sequence[socket.socket],
         ops_port: int,
         after: Sequence[str] = (),
+        needed: Needed = "always",
     ) -> None:
-        super().__init__(settings.role, after)
+        super().__init__(settings.role, after, needed)
         self._settings = settings
         self._main = main
         self._sockets = tuple(sockets)
@@ -140,9 +162,14 @@ class RoleChild(Child):
         keep = {output, *(one.fileno() for one in self._sockets)}
         sys.stdout.flush()
         sys.stderr.flush()
-        pid = os.fork()
-        if pid == 0:
-            _run(main, self._settings, output, keep, parent)
+        # Signals wait until the child has given up the supervisor's handlers.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            pid = os.fork()
+            if pid == 0:
+                _run(main, self._settings, output, keep, parent)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._pid = pid
         return pid
 
@@ -204,17 +231,24 @@ def _run(main: RoleMain, settings: Settings, output: int, keep: set[int], parent
             os._exit(code)
 
 
+def die_with(parent: int, number: int) -> None:
+    """Have this process sent a signal when its parent ends, however that ends (on Linux)."""
+    if _libc is not None:
+        _libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(1)
+
+
 def _become(name: str, output: int, keep: set[int], parent: int) -> None:
     """Take leave of the supervisor: its session, its signals, its files."""
     os.setsid()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     signal.set_wakeup_fd(-1)
+    die_with(parent, signal.SIGTERM)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     if _libc is not None:
         _libc.prctl(_PR_SET_NAME, f"lw-{name}".encode()[:15], 0, 0, 0)
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-        if os.getppid() != parent:
-            os._exit(1)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.dup2(output, 1)

@@ -17,6 +17,7 @@ import contextlib
 import fcntl
 import os
 import secrets
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +28,8 @@ from logweir.core import errors
 
 DEFAULT_PORT = 7080
 FORMAT_VERSION = 1
+LOCK_TRIES = 10
+LOCK_RETRY_S = 0.02
 
 _Value = TypeVar("_Value", bound=msgspec.Struct)
 
@@ -52,7 +55,7 @@ class Ports(msgspec.Struct, frozen=True):
 
 
 class Holder(msgspec.Struct, frozen=True):
-    """The process that holds a folder."""
+    """The process that holds a folder; 0 while it has not yet written its id."""
 
     pid: int
 
@@ -97,24 +100,33 @@ class Folder:
         """What the supervisor says of its processes."""
         return self.path / "status.json"
 
+    @property
+    def access(self) -> Path:
+        """What a newcomer needs; written by the reconciler."""
+        return self.path / "access.json"
+
     def make(self) -> None:
-        """Make the folder and those in it that are ours.
+        """Make the folder and those in it that are ours; rights of one that is there stay.
 
         Raises:
             SetupError: it cannot be written.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self.path.chmod(0o755)
+            if not self.path.is_dir():
+                self.path.mkdir(parents=True)
+                self.path.chmod(0o755)
             for one in (self.logs, self.manifests):
                 one.mkdir(exist_ok=True)
             for one in (self.bindings, self.keys):
                 one.mkdir(mode=0o700, exist_ok=True)
         except OSError as cause:
-            raise errors.SetupError(
-                f"Cannot write to the data folder {self.path}: {cause.strerror}.",
-                hint="Choose another one with '--data DIR', or change its owner.",
-            ) from cause
+            raise self._unwritable(cause) from cause
+
+    def _unwritable(self, cause: OSError) -> errors.SetupError:
+        return errors.SetupError(
+            f"Cannot write to the data folder {self.path}: {cause.strerror}.",
+            hint="Choose another one with '--data DIR', or change its owner.",
+        )
 
     def take(self) -> None:
         """Hold the folder until this process ends.
@@ -126,27 +138,31 @@ class Folder:
         try:
             handle = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as cause:
-            raise errors.SetupError(
-                f"Cannot write to the data folder {self.path}: {cause.strerror}.",
-                hint="Choose another one with '--data DIR', or change its owner.",
-            ) from cause
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as cause:
+            raise self._unwritable(cause) from cause
+        if not _lock(handle):
             os.close(handle)
-            raise errors.SetupError(
-                f"{self.path} is in use by another 'logweir up', process {self._named_pid()}.",
-                hint=f"Stop it with 'logweir down --data {self.path}', or choose another folder "
-                "with '--data DIR'.",
-            ) from cause
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+            raise self.in_use()
+        named = f"{os.getpid()}\n".encode()
+        os.pwrite(handle, named, 0)
+        os.ftruncate(handle, len(named))  # never empty: 'down' reads it
         self._lock = handle
+        for place in (self.path, self.bindings, self.keys):
+            for left in place.glob("*.new"):  # of a start that was cut off while it wrote
+                left.unlink(missing_ok=True)
 
-    @property
-    def lock_handle(self) -> int | None:
-        """The descriptor that holds the folder; a forked child closes it."""
-        return self._lock
+    def in_use(self) -> errors.SetupError:
+        """Return the error of a folder that another process holds."""
+        return errors.SetupError(
+            f"{self.path} is in use by another 'logweir up', process {self._named_pid()}.",
+            hint=f"Stop it with 'logweir down --data {self.path}', or choose another folder "
+            "with '--data DIR'.",
+        )
+
+    def let_go(self) -> None:
+        """Give the folder up in this process alone; for a forked child of the one that holds it."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def holder(self) -> Holder | None:
         """Return the process that holds the folder; None when nobody does."""
@@ -210,6 +226,16 @@ class Folder:
     def write_ports(self, ports: Ports) -> None:
         """Remember the ports."""
         write_json(self.path / "ports.json", ports)
+
+
+def _lock(handle: int) -> bool:
+    """Lock for this process alone. Who looks whether the lock is held holds it for a moment."""
+    for _ in range(LOCK_TRIES):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(LOCK_RETRY_S)
+    return False
 
 
 def write_json(path: Path, value: msgspec.Struct | Mapping[str, Any]) -> bool:

@@ -11,14 +11,14 @@ import msgspec
 from logweir.backends.control import StoredObject
 from logweir.core import errors
 from logweir.standalone import objects
-from logweir.standalone.cluster_files import Access, TenantKeys
+from logweir.standalone.cluster_files import Access, TenantKeys, file_name
 from logweir.standalone.folder import Folder, read_json
 
 _UNITS: Final = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
 
 
 def text(found: Sequence[StoredObject], kind: str, namespace: str, name: str, form: str) -> str:
-    """Return resources as `get` prints them.
+    """Return resources as `get` prints them; an empty text when a table has no rows.
 
     Raises:
         BadRequestError: there is no such kind or form.
@@ -26,7 +26,7 @@ def text(found: Sequence[StoredObject], kind: str, namespace: str, name: str, fo
     """
     if form not in ("", "wide", "yaml", "json"):
         raise errors.BadRequestError(f"-o {form} is not known.", hint="It is wide, yaml or json.")
-    kinds = sorted(set(objects.PLURALS.values()), reverse=True)
+    kinds = sorted(set(objects.KINDS.values()), reverse=True)
     if kind != "all":
         kinds = [objects.kind_of(kind)]
     chosen = [
@@ -35,11 +35,11 @@ def text(found: Sequence[StoredObject], kind: str, namespace: str, name: str, fo
         if one.kind in kinds and one.namespace == namespace and name in ("", one.name)
     ]
     if name and not chosen:
-        raise errors.NotFoundError(f'{kinds[0].lower()}s.logweir.dev "{name}" not found')
+        raise objects.not_found(kinds[0], name)
     if form in ("yaml", "json"):
         return _document(chosen, form, is_one=bool(name))
     if not chosen:
-        return f"No resources found in namespace {namespace}."
+        return ""
     return "\n\n".join(
         _table([one for one in chosen if one.kind == each], is_wide=form == "wide")
         for each in kinds
@@ -68,7 +68,7 @@ def _table(rows: Sequence[StoredObject], *, is_wide: bool) -> str:
     lines = [heads]
     for one in rows:
         ready = _ready(one)
-        second = one.status.get("tenantId", "") if is_tenant else one.spec["tenantRef"]["name"]
+        second = one.status.get("tenantId", "") if is_tenant else objects.tenant_name(one)
         line = [one.name, second, ready["status"], ready["reason"], _age(one.created_at)]
         if is_wide:
             line.append(ready["message"] if is_tenant else one.status.get("url", ""))
@@ -81,13 +81,13 @@ def _table(rows: Sequence[StoredObject], *, is_wide: bool) -> str:
 
 
 def _ready(one: StoredObject) -> dict[str, str]:
-    if one.deleted_at is not None:
-        return {"status": "False", "reason": "Deleting", "message": "It is being deleted."}
+    found: dict[str, str] = {"status": "Unknown", "reason": "", "message": ""}
     for condition in one.status.get("conditions", ()):
         if condition["type"] == "Ready":
-            found: dict[str, str] = condition
-            return found
-    return {"status": "Unknown", "reason": "", "message": ""}
+            found = condition
+    if one.deleted_at is not None and found["reason"] != "Deleting":  # not yet looked at
+        return {"status": "False", "reason": "Deleting", "message": "It is being deleted."}
+    return found
 
 
 def _age(created_at: datetime) -> str:
@@ -110,13 +110,16 @@ def keys(place: Folder, namespace: str, tenant: str) -> str:
 
 def _tenant_keys(place: Folder, namespace: str, tenant: str) -> TenantKeys:
     if not tenant:
-        access = read_json(place.path / "access.json", Access)
+        access = read_json(place.access, Access)
         for path in sorted(place.keys.glob("*.json")):
             found = read_json(path, TenantKeys)
             if found.tenant == access.tenant:
                 return found
-    path = place.keys / f"{namespace}.{tenant}.json"
-    if not tenant or not path.exists():
+        raise errors.NotFoundError(
+            "There is no tenant with a pipeline.", hint="'logweir get all' lists what there is."
+        )
+    path = place.keys / file_name(namespace, tenant)
+    if not path.exists():
         raise errors.NotFoundError(
             f"There are no keys of a LogTenant {tenant!r} in namespace {namespace!r}.",
             hint="'logweir get logtenants' lists them; keys are made by spec.apiKeys.",
@@ -124,23 +127,31 @@ def _tenant_keys(place: Folder, namespace: str, tenant: str) -> TenantKeys:
     return read_json(path, TenantKeys)
 
 
-def address(place: Folder, tenant: str, prefix: str) -> tuple[str, str]:
-    """Return a pipeline's base URL and a key whose text begins with `prefix`.
+def address(place: Folder, tenant: str, pipeline: str, prefix: str) -> tuple[str, str]:
+    """Return a pipeline's base URL and a key for it.
 
     Args:
         place: of a running `up`.
-        tenant: the LogTenant's name; empty for the first one.
+        tenant: the LogTenant, as NAME or NAMESPACE/NAME; empty for the first one.
+        pipeline: its name; empty for the first one that has such a key.
         prefix: of the class of key: lwi_ or lwa_.
 
     Raises:
-        NotFoundError: there is no such tenant, or it has no such key.
+        NotFoundError: there is no such tenant or pipeline, or it has no such key.
     """
-    found = _tenant_keys(place, "default", tenant)
-    key = next((text for text in found.keys.values() if text.startswith(prefix)), "")
-    if not key or not found.pipelines:
-        scope = "ingest" if prefix == "lwi_" else "query"
+    namespace, _, name = tenant.rpartition("/")
+    found = _tenant_keys(place, namespace or "default", name)
+    if pipeline and pipeline not in found.pipelines:
         raise errors.NotFoundError(
-            f"LogTenant {found.name!r} has no pipeline, or no key with the scope {scope!r}.",
-            hint="Add one to its spec.apiKeys, or give --url and --key.",
+            f"LogTenant {found.name!r} has no pipeline {pipeline!r}.",
+            hint=f"It has: {', '.join(found.pipelines) or 'none'}.",
         )
-    return f"{found.url}/{found.pipelines[0]}", key
+    for wanted in [pipeline] if pipeline else found.pipelines:
+        key = found.key(prefix, wanted)
+        if key:
+            return f"{found.url}/{wanted}", key
+    scope = "ingest" if prefix == "lwi_" else "query"
+    raise errors.NotFoundError(
+        f"LogTenant {found.name!r} has no pipeline, or no key with the scope {scope!r}.",
+        hint="Add one to its spec.apiKeys, or give --url and --key.",
+    )

@@ -1,4 +1,8 @@
-"""Output of processes: a pipe each, drained by the supervisor into files that are rotated."""
+"""Output of processes: a pipe each, drained by the supervisor into files that are rotated.
+
+What does not fit on a full disk is left out: a process never waits for its log, and the supervisor
+goes on.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,10 @@ MAX_BYTES: Final = 8 << 20
 """A file of this size becomes NAME.log.1, and the older ones move on."""
 
 KEEP: Final = 3
+LAST_WORDS_BYTES: Final = 1000
+LAST_WORDS_LINES: Final = 3
 _READ_BYTES: Final = 1 << 16
+_READS_AT_ONCE: Final = 64
 
 
 class LogFile:
@@ -18,7 +25,9 @@ class LogFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file = path.open("ab")
+        self._file = path.open("ab", buffering=0)
+        self._lost_bytes = 0
+        self._recent = b""
         self.reader, self.writer = os.pipe()
         os.set_blocking(self.reader, False)
 
@@ -28,32 +37,60 @@ class LogFile:
         return self._path
 
     def drain(self) -> None:
-        """Move what was written into the file."""
-        while True:
+        """Move what was written into the file; of a process that writes without end, some."""
+        for _ in range(_READS_AT_ONCE):
             try:
                 data = os.read(self.reader, _READ_BYTES)
             except BlockingIOError:
-                break
+                return
             if not data:
-                break
-            self._file.write(data)
-            if self._file.tell() >= MAX_BYTES:
-                self._rotate()
-        self._file.flush()
+                return
+            self._recent = (self._recent + data)[-LAST_WORDS_BYTES:]
+            self._write(data)
+
+    def begin(self) -> None:
+        """A process begins: what comes from now on are its words."""
+        self.drain()
+        self._recent = b""
+
+    def last_words(self) -> str:
+        """Return the last lines since `begin`, for a person."""
+        self.drain()
+        lines = self._recent.decode("utf-8", "replace").strip().splitlines()
+        return " / ".join(lines[-LAST_WORDS_LINES:])
 
     def note(self, text: str) -> None:
         """Write a line of the supervisor's own."""
         self.drain()
-        self._file.write(f"--- {text}\n".encode())
-        self._file.flush()
+        self._write(f"--- {text}\n".encode())
+
+    def _write(self, data: bytes) -> None:
+        note = b""
+        if self._lost_bytes:
+            note = b"--- %d bytes are missing here: the disk was full\n" % self._lost_bytes
+        try:
+            written = self._file.write(note + data)
+        except OSError:
+            written = 0
+        missing = len(note) + len(data) - written
+        if missing:
+            self._lost_bytes += min(missing, len(data))
+            return
+        self._lost_bytes = 0
+        if self._file.tell() >= MAX_BYTES:
+            self._rotate()
 
     def _rotate(self) -> None:
+        try:
+            for number in range(KEEP, 0, -1):
+                newer = self._numbered(number - 1) if number > 1 else self._path
+                if newer.exists():
+                    newer.replace(self._numbered(number))
+            fresh = self._path.open("ab", buffering=0)
+        except OSError:
+            return  # the old one goes on; the next write tries again
         self._file.close()
-        for number in range(KEEP, 0, -1):
-            newer = self._numbered(number - 1) if number > 1 else self._path
-            if newer.exists():
-                newer.replace(self._numbered(number))
-        self._file = self._path.open("ab")
+        self._file = fresh
 
     def _numbered(self, number: int) -> Path:
         return self._path.with_name(f"{self._path.name}.{number}")

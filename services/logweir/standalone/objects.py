@@ -5,7 +5,8 @@ A manifest that is wrong changes nothing: all of a file is checked before any of
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -13,19 +14,20 @@ import msgspec
 from logweir.backends.control import Control, StoredObject
 from logweir.core import errors
 from logweir_operator import manifest, model
-from logweir_operator.model import LogPipeline, LogTenant, Resource
+from logweir_operator.model import Resource
 
-PLURALS: Final[Mapping[str, str]] = {
-    "logtenant": "LogTenant",
-    "logtenants": "LogTenant",
-    "lt": "LogTenant",
-    "logpipeline": "LogPipeline",
-    "logpipelines": "LogPipeline",
-    "lp": "LogPipeline",
+KINDS: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("logtenant", "logtenants", "lt", "ltenant"), "LogTenant"),
+    **dict.fromkeys(("logpipeline", "logpipelines", "lp", "lpipe"), "LogPipeline"),
 }
+"""Kinds by the words that kubectl knows for them."""
 
 Key = tuple[str, str, str]
 """Kind, namespace, name."""
+
+
+class LeavingError(manifest.ManifestError):
+    """What is to be applied is being deleted: later it can be."""
 
 
 class Applied(msgspec.Struct, frozen=True):
@@ -39,13 +41,25 @@ class Applied(msgspec.Struct, frozen=True):
         return f"{self.kind.lower()}.{model.GROUP}/{self.name} {self.verb}"
 
 
+class Live(msgspec.Struct, frozen=True):
+    """An object as it is stored, and as the model knows it."""
+
+    stored: StoredObject
+    resource: Resource
+
+    @property
+    def key(self) -> Key:
+        """What names it."""
+        return key_of(self.stored)
+
+
 def kind_of(text: str) -> str:
     """Return the kind that a word of the command line names.
 
     Raises:
         BadRequestError: there is no such kind.
     """
-    found = PLURALS.get(text.lower())
+    found = KINDS.get(text.lower().removesuffix(f".{model.GROUP}"))
     if found is None:
         raise errors.BadRequestError(
             f"There is no resource type {text!r}.",
@@ -59,6 +73,11 @@ def key_of(found: StoredObject) -> Key:
     return (found.kind, found.namespace, found.name)
 
 
+def not_found(kind: str, name: str) -> errors.NotFoundError:
+    """Return the error of an object that is not there."""
+    return errors.NotFoundError(f'{kind.lower()}s.{model.GROUP} "{name}" not found')
+
+
 def resource_of(found: StoredObject) -> Resource:
     """Return an object as the model knows it.
 
@@ -66,6 +85,22 @@ def resource_of(found: StoredObject) -> Resource:
         ManifestError: a newer or older program stored what this one does not take.
     """
     return manifest.resource(document_of(found, with_status=False))
+
+
+def read(found: Iterable[StoredObject]) -> tuple[list[Live], dict[Key, str]]:
+    """Return objects as the model knows them, and what is wrong with those that it does not."""
+    live, wrong = [], {}
+    for one in found:
+        try:
+            live.append(Live(one, resource_of(one)))
+        except manifest.ManifestError as error:
+            wrong[key_of(one)] = error.message
+    return live, wrong
+
+
+def tenant_name(found: StoredObject) -> str:
+    """Return the name of the LogTenant that a LogPipeline refers to."""
+    return str((found.spec.get("tenantRef") or {}).get("name"))
 
 
 def document_of(found: StoredObject, *, with_status: bool = True) -> dict[str, Any]:
@@ -92,25 +127,21 @@ async def apply(
     """Write resources into the control schema, all of them or none.
 
     Raises:
-        ManifestError: one changes what is immutable, or is being deleted.
+        ManifestError: one changes what is immutable.
+        LeavingError: one is being deleted.
         UnavailableError: the control schema does not answer.
     """
     before = {key_of(one): one for one in await control.objects()}
-    wrong = [
-        f"{one.kind} {one.metadata.name!r}: {problem}"
-        for one in resources
-        for problem in _problems(before.get((one.kind, *_place(one))), one)
-    ]
-    if wrong:
-        raise manifest.ManifestError("\n".join(wrong))
+    _check(before, resources)
     applied = []
     for one in resources:
-        namespace, name = _place(one)
+        namespace, name = one.metadata.namespace, one.metadata.name
         old = before.get((one.kind, namespace, name))
         spec = msgspec.to_builtins(one.spec)
         new = await control.apply_object(
             one.kind, namespace, name, spec, source=source, source_hash=source_hash
         )
+        before[key_of(new)] = new
         verb = "created" if old is None else "configured"
         if old is not None and old.generation == new.generation:
             verb = "unchanged"
@@ -118,16 +149,27 @@ async def apply(
     return applied
 
 
-def _place(resource: Resource) -> tuple[str, str]:
-    return resource.metadata.namespace, resource.metadata.name
-
-
-def _problems(old: StoredObject | None, new: Resource) -> list[str]:
-    if old is None:
-        return []
-    if old.deleted_at is not None:
-        return ["it is being deleted; apply it again when it is gone"]
-    return [str(error) for error in model.changed_for_good(resource_of(old), new)]
+def _check(before: Mapping[Key, StoredObject], resources: Sequence[Resource]) -> None:
+    known: dict[Key, Resource] = {}
+    wrong, leaving = [], []
+    for one in resources:
+        key = (one.kind, one.metadata.namespace, one.metadata.name)
+        title = f'{one.kind} "{one.metadata.name}"'
+        old = before.get(key)
+        if old is not None and old.deleted_at is not None:
+            leaving.append(f"{title} is being deleted; apply it again when it is gone")
+            continue
+        if key not in known and old is not None:
+            live, _ = read([old])  # one that cannot be read may be replaced by anything
+            known.update({of.key: of.resource for of in live})
+        if key in known:
+            changed = model.changed_for_good(known[key], one)
+            wrong += [f"{title}: {problem}" for problem in changed]
+        known[key] = one
+    if wrong:
+        raise manifest.ManifestError("\n".join([*wrong, *leaving]))
+    if leaving:
+        raise LeavingError("\n".join(leaving))
 
 
 async def delete(control: Control, kind: str, namespace: str, name: str) -> None:
@@ -138,32 +180,44 @@ async def delete(control: Control, kind: str, namespace: str, name: str) -> None
         ForbiddenError: its deletion is protected, or a tenant still has pipelines.
         UnavailableError: the control schema does not answer.
     """
-    found = {key_of(one): one for one in await control.objects()}
-    one = found.get((kind, namespace, name))
+    found = await control.objects()
+    one = next((one for one in found if key_of(one) == (kind, namespace, name)), None)
     if one is None:
-        raise errors.NotFoundError(f'{kind.lower()}s.{model.GROUP} "{name}" not found')
-    resource = resource_of(one)
-    if isinstance(resource, LogTenant):
-        if resource.spec.deletion_protection:
-            raise errors.ForbiddenError(
-                f'LogTenant "{name}" has spec.deletionProtection.',
-                hint="Set it to false first, if this is meant.",
-            )
-        pipelines = [
-            other.name
-            for other in found.values()
-            if other.kind == "LogPipeline"
-            and other.namespace == namespace
-            and _refers_to(other, name)
-        ]
-        if pipelines:
-            raise errors.ForbiddenError(
-                f'LogTenant "{name}" still has pipelines: {", ".join(sorted(pipelines))}.',
-                hint="Delete them first: logweir delete logpipeline NAME.",
-            )
+        raise not_found(kind, name)
+    if kind == "LogTenant":
+        _check_may_go(one, found)
     await control.delete_object(kind, namespace, name)
 
 
-def _refers_to(found: StoredObject, tenant: str) -> bool:
-    resource = resource_of(found)
-    return isinstance(resource, LogPipeline) and resource.spec.tenant_ref.name == tenant
+def _check_may_go(tenant: StoredObject, found: Iterable[StoredObject]) -> None:
+    if tenant.spec.get("deletionProtection"):
+        raise errors.ForbiddenError(
+            f'LogTenant "{tenant.name}" has spec.deletionProtection.',
+            hint="Set it to false first, if this is meant.",
+        )
+    pipelines = sorted(
+        one.name
+        for one in found
+        if one.kind == "LogPipeline"
+        and one.deleted_at is None  # one that is going is waited for
+        and one.namespace == tenant.namespace
+        and tenant_name(one) == tenant.name
+    )
+    if pipelines:
+        raise errors.ForbiddenError(
+            f'LogTenant "{tenant.name}" still has pipelines: {", ".join(pipelines)}.',
+            hint="Delete them first: logweir delete logpipeline NAME.",
+        )
+
+
+async def until_gone(control: Control, wanted: Collection[Key], poll_s: float = 0.2) -> None:
+    """Wait until objects that were deleted are gone.
+
+    Raises:
+        UnavailableError: the control schema does not answer.
+    """
+    while True:
+        found = await control.objects()
+        if not any(one.deleted_at is not None and key_of(one) in wanted for one in found):
+            return
+        await asyncio.sleep(poll_s)

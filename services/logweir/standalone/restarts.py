@@ -22,8 +22,14 @@ LONGEST_DELAY_S: Final = 8.0
 STABLE_S: Final = 20.0
 """Ready for so long, a process has no failures any more."""
 
-SILENT_S: Final = 60.0
+SILENT_S: Final = 5.0
+"""A process that gives no answer for so long is not called ready any more."""
+
+HANGING_S: Final = 60.0
 """A process that gives no answer for so long hangs, and is killed."""
+
+NO_ANSWER: Final = "gives no answer"
+HANGS: Final = "gave no answer for a minute"
 
 
 class Process(msgspec.Struct, frozen=True):
@@ -70,7 +76,7 @@ def started(process: Process, pid: int, now_s: float) -> Process:
 def probed(process: Process, answer: str | None, now_s: float) -> Process:
     """Return the process after a probe: "" is ready, a text says why not, None is no answer."""
     if answer is None:
-        return process
+        return _silent(process, now_s)
     if answer == "":
         state: State = "ready"
         since_s = process.since_s if process.state == "ready" else now_s
@@ -89,8 +95,17 @@ def probed(process: Process, answer: str | None, now_s: float) -> Process:
     )
 
 
+def _silent(process: Process, now_s: float) -> Process:
+    """One answer may be late; a process that is silent for longer is not ready."""
+    if process.state != "ready" or now_s - process.answered_s < SILENT_S:
+        return process
+    return msgspec.structs.replace(process, state="unready", since_s=now_s, waits_for=NO_ANSWER)
+
+
 def ended(process: Process, how: str, now_s: float) -> Process:
     """Return the process after its end, which nobody wanted."""
+    if process.waits_for == HANGS:
+        how = f"{HANGS} and was {how}"
     failures = process.failures + 1
     return msgspec.structs.replace(
         process,
@@ -111,9 +126,23 @@ def is_due(process: Process, now_s: float) -> bool:
     )
 
 
-def is_hanging(process: Process, now_s: float) -> bool:
-    """Whether it runs and has given no answer for too long."""
-    return process.pid is not None and now_s - process.answered_s >= SILENT_S
+def is_hanging(process: Process, now_s: float, *, may_start_slowly: bool = False) -> bool:
+    """Whether it runs and has given no answer for too long.
+
+    Args:
+        process: as it is.
+        now_s: the time.
+        may_start_slowly: until it was ready once, silence is work: a server that reads its log
+            after a crash would begin anew for ever if it were killed.
+    """
+    if process.pid is None or (may_start_slowly and process.state == "starting"):
+        return False
+    return now_s - process.answered_s >= HANGING_S
+
+
+def killed(process: Process, now_s: float) -> Process:
+    """Return the process after it was killed because it hangs; it may take its time to end."""
+    return msgspec.structs.replace(process, answered_s=now_s, waits_for=HANGS)
 
 
 def how_it_ended(wait_status: int) -> str:

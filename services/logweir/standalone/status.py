@@ -1,4 +1,7 @@
-"""What `logweir status` shows: from the supervisor's file, the operator's, and the lock."""
+"""What `logweir status` shows: from the supervisor's file, the operator's, and the lock.
+
+`show` gathers it; `table` and `welcome` say it to a person.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,7 @@ def show(place: Folder) -> Shown:
             found = read_json(place.status, Status)
             status = found if found.pid == holder.pid else status  # else: of an earlier start
         with contextlib.suppress(errors.SetupError):
-            access = read_json(place.path / "access.json", Access)
+            access = read_json(place.access, Access)
     return Shown(
         ready=status.ready,
         url=status.url,
@@ -55,5 +58,49 @@ def show(place: Folder) -> Shown:
         processes=status.processes,
         problems=access.problems,
         data=str(place.path),
-        pid=status.pid or None,
+        pid=(holder.pid or None) if holder else None,
     )
+
+
+def table(shown: Shown, program: str) -> str:
+    """Return what `logweir status` prints; `program` is how this program is called."""
+    if shown.pid is None and not shown.processes:
+        return f"Nothing runs in {shown.data}. Start it with: {program} up --data {shown.data}"
+    if not shown.processes:
+        return f"starting  {shown.data}"
+    lines = [f"{'ready' if shown.ready else 'not ready'}  {shown.url}  {shown.data}"]
+    for one in shown.processes:
+        pid = str(one.pid) if one.pid else "-"
+        restarts = f"restarts {one.restarts}" if one.restarts else ""
+        line = f"  {one.name:<10} {one.state:<12} {pid:>8}  {restarts:<12} {one.why}"
+        lines.append(line.rstrip())
+    return "\n".join([*lines, *_problems(shown)])
+
+
+def welcome(shown: Shown, program: str, where: str, stop: str) -> str:
+    """Return what a newcomer does next.
+
+    Args:
+        shown: the state.
+        program: how this program is called.
+        where: the options that name the folder, when it is not the usual one.
+        stop: what stops it.
+    """
+    lines = [f"Logweir is ready: {shown.url}    (data in {shown.data}; {stop} stops it)"]
+    if shown.ingest_key:
+        lines += [
+            "",
+            "  send a line",
+            f"    curl {shown.ingest_url} -H 'Authorization: Bearer {shown.ingest_key}' \\",
+            '      -d \'{"service": "shop", "level": "info", "message": "hello"}\'',
+            "  find it",
+            f'    {program} query{where} \'{{service="shop"}} |= "hello"\'',
+            "  watch them come",
+            f"    {program} tail{where}",
+            "",
+        ]
+    return "\n".join([*lines, *_problems(shown)])
+
+
+def _problems(shown: Shown) -> list[str]:
+    return [f"  not applied: {problem}" for problem in shown.problems]

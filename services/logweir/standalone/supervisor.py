@@ -30,7 +30,15 @@ from logweir.standalone.logfiles import LogFile
 from logweir.standalone.restarts import Process
 
 STARTING_PROBE_S: Final = 0.03
+UNREADY_PROBE_S: Final = 0.25
 READY_PROBE_S: Final = 2.0
+STARTING_S: Final = 10.0
+"""For so long after its start a process is asked often whether it is ready."""
+
+LONGEST_TURN_S: Final = 0.5
+PROBES_S: Final = 0.2
+"""When probes have taken so long, the others wait for the next turn: logs and ends come first."""
+
 STOP_WAIT_S: Final = 15.0
 """How long a process may take to end in order; then it is killed."""
 
@@ -70,6 +78,7 @@ class Supervisor:
         self._processes = {one.name: Process() for one in children}
         self._probe_at_s = dict.fromkeys(self._children, 0.0)
         self._begun: set[str] = set()
+        self._were_ready: set[str] = set()
         self._logs = {name: LogFile(logs / f"{name}.log") for name in self._children}
         self._status = status
         self._url = url
@@ -84,8 +93,13 @@ class Supervisor:
 
     @property
     def is_ready(self) -> bool:
-        """Whether all children are ready."""
-        return all(one.state == "ready" for one in self._processes.values())
+        """Whether a record can be sent and found; some children may follow."""
+        return all(
+            self._processes[name].state == "ready"
+            or child.needed == "never"
+            or (child.needed == "once" and name in self._were_ready)
+            for name, child in self._children.items()
+        )
 
     def process(self, name: str) -> Process:
         """Return what is known of a child's process."""
@@ -124,11 +138,21 @@ class Supervisor:
         now_s = time.monotonic()
         for name, child in self._children.items():
             self._look(name, child, now_s)
+        self._probe_some(now_s)
         self.write_status()
-        self._wait(wakeup, STARTING_PROBE_S if self._is_waiting() else 0.5)
+        self._wait(wakeup, self._idle_s(time.monotonic()))
 
-    def _is_waiting(self) -> bool:
-        return any(one.state in ("starting", "waiting") for one in self._processes.values())
+    def _idle_s(self, now_s: float) -> float:
+        """How long nothing is due."""
+        due_s = now_s + LONGEST_TURN_S
+        for name, process in self._processes.items():
+            if process.pid is not None:
+                due_s = min(due_s, self._probe_at_s[name])
+            elif process.state == "backing off":
+                due_s = min(due_s, process.retry_at_s)
+            elif self._may_begin(self._children[name]):
+                return 0.0
+        return max(0.0, due_s - now_s)
 
     def _look(self, name: str, child: Child, now_s: float) -> None:
         process = self._processes[name]
@@ -136,11 +160,9 @@ class Supervisor:
             how = child.ended()
             if how is not None:
                 self._end(name, how, now_s)
-            elif restarts.is_hanging(process, now_s):
-                self._logs[name].note("killed: no answer for a minute")
+            elif restarts.is_hanging(process, now_s, may_start_slowly=child.may_start_slowly):
                 child.signal(signal.SIGKILL)
-            elif now_s >= self._probe_at_s[name]:
-                self._probe(name, child, now_s)
+                self._processes[name] = restarts.killed(process, now_s)
         process = self._processes[name]
         if restarts.is_due(process, now_s) and self._may_begin(child):
             self.start(name)
@@ -158,28 +180,45 @@ class Supervisor:
             SetupError: it cannot be started, and never was before.
         """
         child = self._children[name]
+        self._logs[name].begin()
         try:
             pid = child.start(self._logs[name].writer)
-        except errors.SetupError as error:
+        except (errors.SetupError, OSError) as error:
             if name not in self._begun:
                 raise
-            self._end(name, str(error), time.monotonic())
+            self._end(name, f"cannot be started: {error}", time.monotonic())
             return
         self._begun.add(name)
         self._probe_at_s[name] = 0.0
         self._processes[name] = restarts.started(self._processes[name], pid, time.monotonic())
 
-    def _probe(self, name: str, child: Child, now_s: float) -> None:
+    def _probe_some(self, now_s: float) -> None:
+        """Ask those whose time has come, the longest due first; one that hangs costs a second."""
+        running = [name for name, one in self._processes.items() if one.pid is not None]
+        for name in sorted(running, key=self._probe_at_s.__getitem__):
+            if self._probe_at_s[name] > now_s or time.monotonic() - now_s > PROBES_S:
+                break
+            self._probe(name)
+
+    def _probe(self, name: str) -> None:
         before = self._processes[name]
-        after = restarts.probed(before, child.probe(), now_s)
+        answer = self._children[name].probe()
+        now_s = time.monotonic()
+        after = restarts.probed(before, answer, now_s)
         self._processes[name] = after
-        self._probe_at_s[name] = now_s + (
-            READY_PROBE_S if after.state == "ready" else STARTING_PROBE_S
-        )
-        if after.state == "ready" and before.state != "ready" and after.restarts:
-            self._tell(f"{name} is back")
+        wait_s = READY_PROBE_S if after.state == "ready" or answer is None else UNREADY_PROBE_S
+        if after.state == "starting" and now_s - after.since_s < STARTING_S:
+            wait_s = STARTING_PROBE_S
+        self._probe_at_s[name] = now_s + wait_s
+        if after.state == "ready" and before.state != "ready":
+            self._were_ready.add(name)
+            if after.restarts:
+                self._tell(f"{name} is back")
 
     def _end(self, name: str, how: str, now_s: float) -> None:
+        if self._processes[name].state == "starting":
+            words = self._logs[name].last_words()
+            how = f"{how}: {words}" if words else how
         after = restarts.ended(self._processes[name], how, now_s)
         self._processes[name] = after
         self._logs[name].note(how)
@@ -198,7 +237,7 @@ class Supervisor:
                 readers[handle].drain()
 
     def write_status(self) -> None:
-        """Write status.json when anything in it has changed."""
+        """Write status.json when anything in it has changed; later, when the disk is full now."""
         found = Status(
             pid=os.getpid(),
             ready=self.is_ready and not self.is_stopping,
@@ -212,8 +251,9 @@ class Supervisor:
         )
         text = msgspec.json.encode(found)
         if text != self._said:
-            self._said = text
-            write_json(self._status, found)
+            with contextlib.suppress(errors.SetupError):
+                write_json(self._status, found)
+                self._said = text
 
     def stop(self, wakeup: int) -> None:
         """End all children, the last started first; a further signal kills them at once."""

@@ -1,7 +1,7 @@
 """`logweir up`: all of Logweir on one machine, from one folder, until Ctrl-C.
 
-    lock the folder -> PostgreSQL, Valkey -> operator -> ingest, collector, query, keeper
-                                                      -> NGINX in front of them
+    lock the folder -> PostgreSQL, Valkey -> operator -> ingest, collector, query -> keeper
+                                             NGINX in front of them
 
 This file says what runs and in which order; `supervisor.py` keeps it running.
 """
@@ -18,14 +18,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from logweir.core import errors
 from logweir.core.binding import JournalServer, Login, PostgresServer
 from logweir.runtime.settings import Listen, Settings
-from logweir.standalone import accounts, cluster, folder, servers
-from logweir.standalone.bindings import Site
-from logweir.standalone.children import RoleChild, RoleMain, ServerChild
+from logweir.standalone import accounts, demo, folder, logfiles, servers
+from logweir.standalone.children import RoleChild, RoleMain, ServerChild, die_with
 from logweir.standalone.folder import Folder, Ports, Secrets
 from logweir.standalone.nginx import Nginx
 from logweir.standalone.postgres import Postgres
@@ -33,7 +32,13 @@ from logweir.standalone.status import Shown, show
 from logweir.standalone.supervisor import Supervisor
 from logweir.standalone.valkey import Valkey
 
-ROLES: Final = ("ingest", "collector", "query")
+if TYPE_CHECKING:
+    from logweir.standalone.bindings import Site
+
+ROLES: Final = ("ingest", "collector", "query", "keeper")
+KEEPER_AFTER: Final = ("ingest", "collector", "query", "gateway")
+"""Housekeeping waits until records can be sent and found."""
+
 DETACHED_WAIT_S: Final = 120.0
 DOWN_WAIT_S: Final = 120.0
 
@@ -53,7 +58,9 @@ def up(place: Folder, port: int | None, ready: Callable[[Shown], None], tell: Te
         SetupError: something here cannot work as it is; everything is stopped again.
     """
     place.take()
-    place.status.unlink(missing_ok=True)
+    for stale in (place.status, place.access):
+        stale.unlink(missing_ok=True)
+    _end_gateway(place)
     ports = choose_ports(place, port)
     secrets = place.secrets()
     place.write_ports(ports)
@@ -71,14 +78,17 @@ def up(place: Folder, port: int | None, ready: Callable[[Shown], None], tell: Te
         query_port=_port(http["query"]),
         run_as=account,
     )
-    roles = [_role(place, role, http.get(role), ops[role]) for role in ROLES]
+    roles = {role: _role(place, role, http.get(role), ops[role]) for role in ROLES}
     supervisor = Supervisor(
         [
             ServerChild("postgres", postgres),
             ServerChild("valkey", valkey),
             _operator(place, secrets, ports, postgres, url, ops["operator"]),
-            *roles,
+            roles["ingest"],
+            roles["collector"],
+            roles["query"],
             ServerChild("gateway", nginx),
+            roles["keeper"],
         ],
         logs=place.logs,
         status=place.status,
@@ -87,33 +97,50 @@ def up(place: Folder, port: int | None, ready: Callable[[Shown], None], tell: Te
     )
     with supervisor.signals() as wakeup:
         try:
-            _begin(postgres, valkey, supervisor)
+            _begin(place, postgres, supervisor, wakeup)
             _run(place, supervisor, wakeup, ready)
         finally:
             supervisor.stop(wakeup)
 
 
-def _begin(postgres: Postgres, valkey: Valkey, supervisor: Supervisor) -> None:
+def _end_gateway(place: Folder) -> None:
+    """After a killed supervisor NGINX may hold its port for a moment."""
+    servers.clear(place.path / "gateway", frozenset({"nginx"}), None, signal.SIGTERM)
+
+
+def _begin(place: Folder, postgres: Postgres, supervisor: Supervisor, wakeup: int) -> None:
     """Start the servers, and import what the roles share while they come up."""
     preparing = 0
-    if not (postgres.data / "PG_VERSION").exists():
-        # initdb takes as long as the imports do: a process of its own does it meanwhile.
-        preparing = os.fork()
-        if preparing == 0:
-            try:
-                postgres.prepare()
-            finally:
-                os._exit(0)  # what is wrong is found again, and said, by the start below
-    else:
+    if (postgres.data / "PG_VERSION").exists():
         supervisor.start("postgres")
+    else:
+        # initdb takes as long as the imports do: a process of its own does it meanwhile.
+        preparing = _prepare_aside(place, postgres)
     supervisor.start("valkey")
-    for role in ROLES:
-        importlib.import_module(f"logweir.{role}.app")
+    for module in ("standalone.cluster", *(f"{role}.app" for role in ROLES)):
+        importlib.import_module(f"logweir.{module}")
+        if not preparing and not supervisor.is_stopping:
+            supervisor.turn(wakeup)  # the operator need not wait for all of them
     if preparing:
         os.waitpid(preparing, 0)
-        supervisor.start("postgres")
+        if not supervisor.is_stopping:
+            supervisor.start("postgres")
     gc.collect()
     gc.freeze()
+
+
+def _prepare_aside(place: Folder, postgres: Postgres) -> int:
+    """Prepare PostgreSQL in a child of this process; what is wrong is found again by its start."""
+    parent = os.getpid()
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        place.let_go()
+        die_with(parent, signal.SIGKILL)
+        postgres.prepare()
+    finally:
+        os._exit(0)
 
 
 def _run(
@@ -157,7 +184,7 @@ def _write_demo(place: Folder) -> None:
     """A first start begins with a tenant and a pipeline; later ones leave the folder alone."""
     is_first = not (place.path / "applied.json").exists()
     if is_first and not any(place.manifests.iterdir()):
-        (place.manifests / "demo.yaml").write_text(cluster.demo(), encoding="utf-8")
+        (place.manifests / "demo.yaml").write_text(demo.MANIFEST, encoding="utf-8")
 
 
 def _listening() -> socket.socket:
@@ -186,30 +213,44 @@ def _role(place: Folder, role: str, http: socket.socket | None, ops: socket.sock
         consumer=f"{role}-0",
     )
     sockets = [one for one in (http, ops) if one is not None]
-    return RoleChild(settings, main, sockets, _port(ops), after=("operator",))
+    is_keeper = role == "keeper"
+    return RoleChild(
+        settings,
+        main,
+        sockets,
+        _port(ops),
+        after=KEEPER_AFTER if is_keeper else ("operator",),
+        needed="never" if is_keeper else "always",
+    )
 
 
 def _operator(
     place: Folder, secrets: Secrets, ports: Ports, postgres: Postgres, url: str, ops: socket.socket
 ) -> RoleChild:
     def main() -> RoleMain:
+        from logweir.standalone import cluster
+
         def run(settings: Settings) -> None:
-            site = site_of(secrets, ports)
             login = Login("lw_operator", secrets.valkey_password)
-            found = cluster.Cluster(place, site, login, url)
-            cluster.main(found, postgres.url(), settings)
+
+            def make() -> cluster.Cluster:
+                return cluster.Cluster(place, site_of(secrets, ports), login, url)
+
+            cluster.main(make, postgres.url(), settings)
 
         return run
 
     settings = Settings(
         role="operator", binding=place.bindings, ops=Listen(fd=ops.fileno()), log_format="json"
     )
-    return RoleChild(settings, main, [ops], _port(ops), after=("postgres", "valkey"))
+    after = ("postgres", "valkey")
+    return RoleChild(settings, main, [ops], _port(ops), after, needed="once")
 
 
 def site_of(secrets: Secrets, ports: Ports) -> Site:
     """Return where the servers of an `up` are, and its roots."""
     from logweir.backends.provision import DATABASE, Roots
+    from logweir.standalone.bindings import Site
 
     return Site(
         store=PostgresServer(servers.LOOPBACK, ports.postgres, DATABASE, tls="disable"),
@@ -230,10 +271,11 @@ def detach(place: Folder, port: int | None) -> Shown:
         SetupError: it did not become ready, in its own words.
     """
     place.make()
-    holder = place.holder()
-    if holder is not None:
-        place.take()  # says who holds it
+    if place.holder() is not None:
+        raise place.in_use()
     log = place.logs / "supervisor.log"
+    if log.exists() and log.stat().st_size > logfiles.MAX_BYTES:
+        log.replace(log.with_name(f"{log.name}.1"))
     arguments = [sys.executable, "-m", "logweir.cli", "up", "--data", str(place.path)]
     arguments += ["--port", str(port)] if port is not None else []
     with log.open("ab") as output:
@@ -241,10 +283,18 @@ def detach(place: Folder, port: int | None) -> Shown:
         process = subprocess.Popen(  # noqa: S603 - ourselves
             arguments,
             stdin=subprocess.DEVNULL,
-            stdout=output,
+            stdout=subprocess.DEVNULL,  # keys for a person; a log is no place for them
             stderr=output,
             start_new_session=True,
         )
+    try:
+        return _until_ready(place, process, log, begin)
+    except KeyboardInterrupt:
+        process.terminate()
+        raise
+
+
+def _until_ready(place: Folder, process: subprocess.Popen[bytes], log: Path, begin: int) -> Shown:
     deadline_s = time.monotonic() + DETACHED_WAIT_S
     while time.monotonic() < deadline_s:
         if process.poll() is not None:
@@ -254,15 +304,17 @@ def detach(place: Folder, port: int | None) -> Shown:
             return found
         time.sleep(0.05)
     raise errors.SetupError(
-        f"It is not ready after {DETACHED_WAIT_S:.0f} s.",
+        f"It is not ready after {DETACHED_WAIT_S:.0f} s, and goes on.",
         hint=f"'logweir status --data {place.path}' says what it waits for.",
     )
 
 
 def _words(log: Path, begin: int) -> str:
+    """The error that a detached `up` ended with, else all that it said."""
     with log.open("rb") as file:
         file.seek(begin)
-        return file.read().decode(errors="replace").strip().removeprefix("error: ")
+        said = file.read().decode(errors="replace").strip()
+    return said.rpartition("error: ")[2]
 
 
 def down(place: Folder) -> bool:
@@ -271,22 +323,27 @@ def down(place: Folder) -> bool:
     Raises:
         SetupError: it belongs to somebody else, or does not end.
     """
-    holder = place.holder()
-    if holder is None:
-        return False
-    try:
-        os.kill(holder.pid, signal.SIGTERM)
-    except PermissionError as cause:
-        raise errors.SetupError(
-            f"Process {holder.pid} belongs to another user.",
-            hint="Run 'logweir down' as that user.",
-        ) from cause
     deadline_s = time.monotonic() + DOWN_WAIT_S
-    while place.holder() is not None:
+    told = 0
+    while (holder := place.holder()) is not None:
+        if holder.pid and not told:
+            told = holder.pid
+            _tell_to_stop(told)
         if time.monotonic() >= deadline_s:
             raise errors.SetupError(
                 f"Process {holder.pid} has not ended after {DOWN_WAIT_S:.0f} s.",
                 hint=f"'logweir status --data {place.path}' says what it waits for.",
             )
         time.sleep(0.02)
-    return True
+    return told > 0
+
+
+def _tell_to_stop(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except ProcessLookupError:
+        pass  # it has just ended
+    except PermissionError as cause:
+        raise errors.SetupError(
+            f"Process {pid} belongs to another user.", hint="Run 'logweir down' as that user."
+        ) from cause

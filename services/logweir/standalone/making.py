@@ -1,0 +1,188 @@
+"""Makes what a LogTenant says: its row, its place in the servers, its pipelines and keys.
+
+    LogTenant + its LogPipelines -> claim the id -> rows -> schema, logins, journal -> API keys
+
+Each step may run again. What was made is remembered by a fingerprint, so an unchanged tenant costs
+nothing; one that fails is tried again later and holds up no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import msgspec
+from redis import asyncio as redis
+
+from logweir.backends import provision
+from logweir.backends.control import Control, IdentityClaimedError, Pipeline, Tenant
+from logweir.core import keys
+from logweir.core.names import PipelineId, TenantId
+from logweir.standalone.bindings import Site
+from logweir.standalone.objects import Key, Live
+from logweir_operator import plan
+from logweir_operator.model import LogPipeline, LogTenant
+
+logger = logging.getLogger(__name__)
+
+CLUSTER: Final = "up"
+AT_ONCE: Final = 2
+"""Tenants that are made at the same time: each migrates a schema."""
+
+RETRY_S: Final = (1.0, 30.0)
+
+_SCOPES: Final = {"ingest": keys.SCOPE_INGEST, "query": keys.SCOPE_QUERY, "admin": keys.SCOPE_ADMIN}
+
+
+class Work(msgspec.Struct, eq=False):
+    """What is known of one LogTenant between passes. `done` is the fingerprint of what is made."""
+
+    done: str = ""
+    problem: str = ""
+    failures: int = 0
+    retry_at_s: float = 0.0
+    claimed_by_other: bool = False
+    key_texts: dict[str, str] = {}
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """A LogTenant with the pipelines that refer to it, and its row when it has one."""
+
+    live: Live
+    resource: LogTenant
+    row: Tenant | None
+    pipelines: Sequence[tuple[str, LogPipeline]]
+
+    @property
+    def fingerprint(self) -> str:
+        """What a tenant's place in the servers depends on."""
+        parts = [self.resource.spec, sorted((name, str(one.spec)) for name, one in self.pipelines)]
+        return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()
+
+
+class Maker:
+    """Makes tenants, and remembers what it has made of each."""
+
+    def __init__(self, control: Control, journal: redis.Redis, site: Site, conninfo: str) -> None:
+        self._control = control
+        self._journal = journal
+        self._site = site
+        self._conninfo = conninfo
+        self._room = asyncio.Semaphore(AT_ONCE)
+        self._works: dict[Key, Work] = {}
+
+    def work(self, key: Key) -> Work:
+        """Return what is known of a LogTenant."""
+        return self._works.get(key, Work())
+
+    def forget(self, key: Key) -> None:
+        """A LogTenant is gone."""
+        self._works.pop(key, None)
+
+    async def make(self, all_wanted: Sequence[Wanted]) -> None:
+        """Make each tenant that is not yet as it should be; problems are remembered."""
+        await asyncio.gather(
+            *(self._make(one) for one in all_wanted if not one.resource.spec.suspend)
+        )
+
+    async def _make(self, wanted: Wanted) -> None:
+        work = self._works.setdefault(wanted.live.key, Work())
+        if work.done == wanted.fingerprint or time.monotonic() < work.retry_at_s:
+            return
+        name = wanted.live.stored.name
+        try:
+            async with self._room:
+                texts = await self._provision(wanted)
+        except IdentityClaimedError as error:
+            work.claimed_by_other, work.problem = True, error.message
+        except Exception as error:
+            problem = str(error) or type(error).__name__
+            if problem != work.problem:
+                logger.exception("tenant failed", extra={"tenant": name})
+            work.claimed_by_other, work.problem = False, problem
+        else:
+            self._works[wanted.live.key] = Work(done=wanted.fingerprint, key_texts=texts)
+            logger.info("tenant is as it should be", extra={"tenant": name})
+            return
+        low, high = RETRY_S
+        work.retry_at_s = time.monotonic() + min(high, low * 2**work.failures)
+        work.failures = min(work.failures + 1, 10)
+
+    async def _provision(self, wanted: Wanted) -> dict[str, str]:
+        """Make all of a tenant; return the texts of its keys."""
+        stored, spec = wanted.live.stored, wanted.resource.spec
+        if spec.tenant_id:
+            tenant_id = spec.tenant_id
+        elif wanted.row is not None:
+            tenant_id = wanted.row.id
+        else:
+            tenant_id = plan.generated_tenant_id(os.urandom(16))
+        row = await self._control.claim_tenant(
+            TenantId(tenant_id), CLUSTER, stored.namespace, stored.name
+        )
+        if spec.tenant_id and row.id != spec.tenant_id:
+            raise IdentityClaimedError(f"This LogTenant has the id {row.id!r} already.")
+        state, days = "readonly" if spec.read_only else "active", spec.retention.days
+        await self._control.set_tenant(row.id, state, days, stored.spec)
+        row = msgspec.structs.replace(row, state=state, retention_days=days, spec=stored.spec)
+        pipelines = [
+            await self._control.ensure_pipeline(
+                row.id, name, one.spec.retention.days or days, msgspec.to_builtins(one.spec)
+            )
+            for name, one in wanted.pipelines
+        ]
+        roots, limits = self._site.roots, _limits(wanted.resource)
+        await asyncio.to_thread(provision.provision_store, self._conninfo, row, roots, limits)
+        await provision.provision_journal(self._journal, row, pipelines, roots, limits)
+        return await self._make_keys(row, wanted.resource, pipelines)
+
+    async def _make_keys(
+        self, row: Tenant, resource: LogTenant, pipelines: Sequence[Pipeline]
+    ) -> dict[str, str]:
+        """Make the keys that the tenant's resource names, revoke all others; return their texts."""
+        by_name = {one.name: one.id for one in pipelines}
+        texts = {}
+        for wanted in resource.spec.api_keys:
+            if not wanted.enabled or (wanted.pipeline and wanted.pipeline not in by_name):
+                continue
+            pipeline = by_name[wanted.pipeline] if wanted.pipeline else PipelineId(0)
+            scopes = sum(_SCOPES[scope] for scope in set(wanted.scopes))
+            made = await self._control.ensure_api_key(
+                row, wanted.name, pipeline, scopes, wanted.generation, wanted.expires_at
+            )
+            texts[wanted.name] = key_text(self._site, made.key())
+        await self._control.revoke_api_keys(row.id, list(texts))
+        revoked = [
+            one.id
+            for one in await self._control.api_keys()
+            if one.tenant == row.id and one.revoked_at is not None
+        ]
+        await provision.publish_revocations(self._journal, row.id, revoked)
+        return texts
+
+
+def key_text(site: Site, key: keys.ApiKey) -> str:
+    """Return the text of a key, which stands in no table: it is derived."""
+    if key.is_ingest:
+        return keys.encode(key, keys.ingest_secret(site.roots.sign, key.tenant, key.revision))
+    return keys.encode(key, keys.access_secret(site.roots.sign, key.revision))
+
+
+def _limits(resource: LogTenant) -> provision.Limits:
+    spec = resource.spec
+    return provision.Limits(
+        buffer_bytes=spec.quotas.buffer_bytes,
+        records_per_second=spec.quotas.records_per_second,
+        bytes_per_second=spec.quotas.bytes_per_second,
+        connection_limit=spec.postgres.connection_limit,
+    )
+
+
+def rows_by_object(rows: Sequence[Tenant]) -> Mapping[tuple[str, str], Tenant]:
+    """Return the tenants of this `up` by namespace and name of their LogTenants."""
+    return {(one.namespace, one.name): one for one in rows if one.cluster == CLUSTER}
