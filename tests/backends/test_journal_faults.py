@@ -13,6 +13,18 @@ import world
 
 from logweir.backends import journal, provision
 from logweir.core import errors, ids, names
+from logweir.standalone import binaries
+
+
+@pytest.fixture(params=["valkey", "redis7"])
+def own(request, start_journal):
+    """A server of the test's own: Valkey, then the Redis of the system, where there is one."""
+    if request.param == "valkey":
+        return start_journal()
+    program = binaries.redis()
+    if program is None:
+        pytest.skip("no redis-server of 7.0 or newer on this machine; .ci/run installs it")
+    return start_journal(program=program)
 
 
 def key(tenant, name: str) -> str:
@@ -116,9 +128,8 @@ class Load:
 
 
 async def test_kills_under_load_lose_nothing_acknowledged_and_markers_match_entries(
-    make_journal_tenant, start_journal
+    make_journal_tenant, own
 ):
-    own = start_journal()
     tenant = await make_journal_tenant(own)
     load = Load(tenant)
     for round_ in range(5):
@@ -139,10 +150,7 @@ async def test_kills_under_load_lose_nothing_acknowledged_and_markers_match_entr
     assert load.collected
 
 
-async def test_functions_users_and_limits_are_there_after_a_kill(
-    make_journal_tenant, start_journal
-):
-    own = start_journal()
+async def test_functions_users_and_limits_are_there_after_a_kill(make_journal_tenant, own):
     tenant = await make_journal_tenant(own)
 
     kill(own)
@@ -163,11 +171,9 @@ async def until_refused(door, tenant) -> int:
     return -1
 
 
-async def test_without_memory_appends_are_refused_and_acks_make_room(
-    make_journal_tenant, start_journal
-):
-    own = start_journal(max_memory_bytes=6 << 20)
+async def test_without_memory_appends_are_refused_and_acks_make_room(make_journal_tenant, own):
     tenant = await make_journal_tenant(own)
+    await tenant.redis.config_set("maxmemory", 6 << 20)
     door, reader = tenant.appender(), tenant.journal_reader()
     count = await until_refused(door, tenant)
     found = (await reader.read([tenant.pipeline], 1000, 0.1))[tenant.pipeline]
@@ -183,11 +189,10 @@ async def test_without_memory_appends_are_refused_and_acks_make_room(
 
 
 async def test_after_a_freeze_answers_are_those_of_their_own_questions(
-    make_journal_tenant, start_journal, monkeypatch
+    make_journal_tenant, own, monkeypatch
 ):
     monkeypatch.setattr(journal, "APPEND_TIMEOUT_S", 0.2)
     monkeypatch.setattr(journal, "REVOKED_TIMEOUT_S", 0.2)
-    own = start_journal()
     tenant = await make_journal_tenant(own)
     await provision.publish_revocations(tenant.redis, tenant.id, [5])
     door = tenant.appender()
@@ -210,9 +215,8 @@ async def test_after_a_freeze_answers_are_those_of_their_own_questions(
 
 
 async def test_connections_that_the_server_closed_meanwhile_are_not_handed_out(
-    make_journal_tenant, start_journal
+    make_journal_tenant, own
 ):
-    own = start_journal()
     tenant = await make_journal_tenant(own)
     door = tenant.appender()
     some = [block_of(secrets.token_bytes(16), 10) for _ in range(24)]
@@ -249,6 +253,32 @@ async def test_a_setting_that_breaks_the_promise_is_found_and_the_fix_is_in_the_
     assert f"{name} {wrong!r}" in problem
     with pytest.raises(errors.SetupError, match=f"CONFIG SET {name} {right}"):
         provision.check([problem])
+
+
+async def test_a_default_user_that_may_not_replay_is_found_and_mended_while_it_is_off(
+    make_journal_tenant, own
+):
+    tenant = await make_journal_tenant(own)
+    await journal.command(tenant.redis, "ACL", "SETUSER", "default", "resetkeys", "-@all")
+
+    (problem,) = await provision.journal_problems(tenant.redis)
+    await provision.bootstrap_journal(tenant.redis)
+
+    assert "ACL SETUSER default off" in problem
+    assert await provision.journal_problems(tenant.redis) == []
+    assert not (await tenant.redis.acl_getuser("default"))["enabled"]
+
+
+async def test_a_default_user_that_is_on_is_not_given_any_right(make_journal_tenant, own):
+    tenant = await make_journal_tenant(own)
+    narrow = ("reset", "on", ">password", "+ping")
+    await journal.command(tenant.redis, "ACL", "SETUSER", "default", *narrow)
+
+    await provision.bootstrap_journal(tenant.redis)
+
+    (problem,) = await provision.journal_problems(tenant.redis)
+    assert "default" in problem
+    assert (await tenant.redis.acl_getuser("default"))["commands"] == ["+ping"]
 
 
 async def test_the_embedded_servers_have_no_problem(make_journal_tenant, each_journal):

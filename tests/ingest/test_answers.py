@@ -83,6 +83,10 @@ WRONG_KEYS = {
         ),
     ),
     "another tenant's address": lambda door, other: (f"/t/{other.id}/default/ingest", door.key),
+    "another tenant's address and a key for all pipelines": lambda door, other: (
+        f"/t/{other.id}/default/ingest",
+        door.tenant.key_text(changed(door.key, pipeline=PipelineId(0))),
+    ),
     "an unknown tenant": lambda door, other: ("/t/nobody/default/ingest", door.key),
     "an unknown pipeline": lambda door, other: (f"/t/{door.tenant.id}/none/ingest", door.key),
     "a pipeline that the key is not for": lambda door, other: (

@@ -138,12 +138,22 @@ async def test_a_request_lingers_ten_milliseconds_at_most_however_many_follow(ap
 
 
 async def test_a_first_request_is_not_put_off_by_those_that_follow(appender, one_group):
-    tasks = []
-    while not appender.arrived and len(tasks) < 100:
-        tasks.append(submit(one_group, "m"))
+    submitted = 0
+
+    async def submit_after(turns: int) -> None:
+        nonlocal submitted
+        request, part = builders.request([record("m")])
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        submitted += 1
+        await one_group.submit(request, part)
+
+    # In reverse, so that in each turn of the loop one comes just before the block would go.
+    tasks = [asyncio.create_task(submit_after(turns)) for turns in range(100, 0, -1)]
+    while not appender.arrived:
         await asyncio.sleep(0)
 
-    assert len(tasks) < 10
+    assert submitted < 20
     await asyncio.gather(*tasks)
 
 

@@ -268,13 +268,36 @@ def _hand_over(connection: psycopg.Connection[Any], tenant: TenantId) -> None:
 
 
 async def bootstrap_journal(operator: redis.Redis) -> None:
-    """Load the function library when another version, or none, is there."""
+    """Load the function library when another version, or none, is there; see to its replay."""
     try:
         found = await operator.fcall("lw_version", 0)
     except exceptions.ResponseError:
         found = b""
     if found != journal.LIBRARY_VERSION.encode():
         await operator.function_load(journal.library(), replace=True)
+    if await _is_off(operator, "default") and not await _can_replay(operator):
+        # Nobody can be a user that is off, so its rights open nothing.
+        await journal.command(operator, "ACL", "SETUSER", "default", *_REPLAY_RULES)
+        await _save_acl(operator)
+
+
+async def _is_off(operator: redis.Redis, user: str) -> bool:
+    found = await journal.answer_of(operator.acl_getuser(user))
+    return not found["enabled"]
+
+
+async def _can_replay(operator: redis.Redis) -> bool:
+    """Whether a restart brings back what the functions wrote.
+
+    The server writes it as transactions, and many versions (Redis 7.0 is one) replay them with
+    the rights of the user `default`: without them a restart drops every block, in silence.
+    """
+    key = names.journal_tenant(TenantId("any")) + "1:q"
+    answers = [
+        await journal.command(operator, "ACL", "DRYRUN", "default", name, key, *rest)
+        for name, *rest in _REPLAYED
+    ]
+    return all(answer == b"OK" for answer in answers)
 
 
 async def provision_journal(
@@ -376,18 +399,33 @@ _JOURNAL_SETTINGS: Final = {
     "maxmemory-policy": "noeviction",
     "aof-load-truncated": "yes",
 }
+_REPLAYED: Final = (
+    ("XADD", "*", "b", "x"),
+    ("XACK", names.CONSUMER_GROUP, "1-1"),
+    ("XDEL", "1-1"),
+    ("HSET", "a", "b"),
+    ("HINCRBY", "a", 1),
+    ("PEXPIREAT", 1),
+)
+_REPLAY_RULES: Final = ("~*", "&*", "+@all")
 _STORE_SETTINGS: Final = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
 
 
 async def journal_problems(operator: redis.Redis) -> list[str]:
     """Return each setting of the Redis server that would break the promise, with its fix."""
     found = await operator.config_get(*_JOURNAL_SETTINGS)
-    return [
+    problems = [
         f"The journal has {name} {found.get(name)!r}; an acknowledged record needs {wanted!r}."
         f" Set it by CONFIG SET {name} {wanted} and in the server's configuration."
         for name, wanted in _JOURNAL_SETTINGS.items()
         if found.get(name) != wanted
     ]
+    if not await _can_replay(operator):
+        problems.append(
+            "The journal's user 'default' may not write, and a restart replays the journal as it:"
+            f" every block would be dropped. Run ACL SETUSER default off {' '.join(_REPLAY_RULES)}."
+        )
+    return problems
 
 
 def store_problems(conninfo: str) -> list[str]:
