@@ -20,6 +20,9 @@ from logweir.core.block import Part
 from logweir.core.record import Labels
 from logweir.ingest import fields
 
+_CASE_BIT: Final = np.uint8(0x20)
+"""Set, it makes `[` to `{`, and nothing else to either."""
+
 _ATTRIBUTES_CHECK_BYTES: Final = 4 * bounds.MAX_ATTRIBUTES
 """Below this length an object cannot have too many keys: `"a":1,` takes six bytes."""
 
@@ -175,8 +178,13 @@ def _attributes_are_good(raws: list[msgspec.Raw]) -> bool:
         return False
     if int(np.diff(controls, prepend=0, append=len(joined)).max()) > _ATTRIBUTES_CHECK_BYTES:
         return False
-    # A record nested too deep has more brackets by itself than all others need.
-    return joined.count(b"{") + joined.count(b"[") < len(raws) + bounds.MAX_JSON_DEPTH - 1
+    # Objects with fewer brackets than levels are allowed cannot be nested too deep.
+    spare = bounds.MAX_JSON_DEPTH - 1
+    if joined.count(b"{") + joined.count(b"[") < len(raws) + spare:
+        return True
+    opening = np.flatnonzero(np.frombuffer(joined, np.uint8) | _CASE_BIT == ord("{"))
+    before = np.searchsorted(opening, controls)
+    return int(np.diff(before, prepend=0, append=len(opening)).max()) <= spare
 
 
 def _times(records: Sequence[WireRecord], arrival_ns: int) -> list[int]:
