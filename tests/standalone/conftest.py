@@ -3,16 +3,39 @@
 from __future__ import annotations
 
 import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+_MEMORY = Path("/dev/shm")
+_ROOM_BYTES = 1 << 30
+
 _numbers = itertools.count(1)
 
 
+@pytest.fixture(scope="session")
+def places() -> Iterator[Path]:
+    """Where the folders are: in memory where there is room, as clusters are large."""
+    folder = Path(tempfile.mkdtemp(prefix="logweir-test-", dir=_MEMORY if _has_room() else None))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
 @pytest.fixture
-def place(servers_folder: Path) -> Path:
+def place(places: Path) -> Iterator[Path]:
     """An empty folder with nothing private on the way to it."""
-    folder = servers_folder / f"place-{next(_numbers)}"
+    folder = places / f"place-{next(_numbers)}"
     folder.mkdir(mode=0o755)
-    return folder
+    yield folder
+    shutil.rmtree(folder)
+
+
+def _has_room() -> bool:
+    if not _MEMORY.is_dir() or os.statvfs(_MEMORY).f_flag & os.ST_NOEXEC:
+        return False
+    return os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > _ROOM_BYTES

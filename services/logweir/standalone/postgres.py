@@ -175,12 +175,13 @@ class Postgres(servers.Server):
         """End a server that is left behind, or the backends that outlived it, and a stale pid.
 
         Backends of a killed server hold its shared memory, and PostgreSQL will not start before
-        they are gone. A pid file whose number now is some other process's would stop it, too.
+        they are gone. A pid file without a number (the disk was full), or with one that now is
+        some other process's, would stop it, too.
         """
         pid_file = self.data / "postmaster.pid"
         pid = _leader(pid_file)
         servers.clear(self.folder, _PROGRAMS, pid, signal.SIGINT)
-        if pid is not None and Path("/proc/self").exists() and Path(f"/proc/{pid}").exists():
+        if pid is None or (Path("/proc/self").exists() and Path(f"/proc/{pid}").exists()):
             pid_file.unlink(missing_ok=True)
 
 
