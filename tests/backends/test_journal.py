@@ -386,7 +386,7 @@ async def test_charges_are_exact_to_the_last_microsecond_and_carry_the_rest(
 
 
 async def test_over_a_while_the_rate_is_what_it_says(tenant, appender):
-    rate, cost = 1_000_003, 3_331
+    rate, cost = 1_000_003, 33_331
     await set_limits(tenant, rps=rate)
     before_us = await server_us(tenant)
     await append(tenant, accepted=cost, door=appender)

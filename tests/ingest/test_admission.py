@@ -34,7 +34,10 @@ def tenant(*pipelines: IngestPipeline) -> IngestTenant:
     )
 
 
-KNOWN = admission.directory(IngestBinding((tenant(SHOP, AUDIT),)))
+BETA = msgspec.structs.replace(
+    tenant(IngestPipeline(PipelineId(7), "beta-shop", 30)), tenant=TenantId("beta")
+)
+KNOWN = admission.directory(IngestBinding((tenant(SHOP, AUDIT), BETA)))
 NEWS = {ACME: admission.News(frozenset({77}), NOW_S - 1)}
 
 
@@ -90,6 +93,12 @@ def test_a_key_of_one_pipeline_does_not_open_another_by_its_path():
     assert admit(key(pipeline=AUDIT.id), ("acme", "audit")).pipeline == AUDIT
     with pytest.raises(errors.UnauthorizedError):
         admit(key(pipeline=AUDIT.id), ("acme", "shop"))
+
+
+def test_a_key_for_all_pipelines_is_for_those_of_its_own_tenant():
+    assert admit(key(), ("acme", "shop")).pipeline == SHOP
+    with pytest.raises(errors.UnauthorizedError):
+        admit(key(), ("beta", "beta-shop"))
 
 
 def test_without_news_of_revoked_keys_nobody_is_let_in_but_told_to_come_back():
