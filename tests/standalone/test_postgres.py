@@ -154,6 +154,14 @@ def test_a_port_of_something_else_is_not_taken_for_it(used):
     assert not ready
 
 
+def test_another_postgres_on_its_port_is_not_taken_for_it(used, running, place):
+    used.port = running.port
+
+    with pytest.raises(errors.SetupError, match="PostgreSQL did not start") as told:
+        start(used, place)
+    assert "Address already in use" in told.value.hint
+
+
 @pytest.mark.parametrize("password", ["wrong", ""])
 def test_a_wrong_password_is_refused(running, password):
     with pytest.raises(psycopg.OperationalError, match="password"):

@@ -37,6 +37,7 @@ _DURABLE = ("fsync=on", "synchronous_commit=on", "full_page_writes=on")
 _PROGRAMS = frozenset({"postgres", "initdb"})
 _STARTUP = struct.Struct("!ii")
 _PROTOCOL_3 = 196608
+_STATUS_LINE = 7
 _BUILTIN_LOCALE_SINCE = (17,)
 _SYNC_METHOD_SINCE = (17,)
 _ENVIRONMENT = {"LC_ALL": "C", "TZ": "UTC", "PATH": "/usr/bin:/bin"}
@@ -110,7 +111,10 @@ class Postgres(servers.Server):
         """Say whether it takes logins: not while it starts, recovers or stops.
 
         Begins a login and leaves when asked for the password, so no server process is kept busy.
+        Its own word in the pid file tells it from another PostgreSQL on the port.
         """
+        if _word(self.data / "postmaster.pid") != "ready":
+            return False
         words = b"user\0" + SUPERUSER.encode() + b"\0database\0postgres\0\0"
         hello = _STARTUP.pack(len(words) + _STARTUP.size, _PROTOCOL_3) + words
         return servers.talk(self.port, hello, enough=bool)[:1] == b"R"
@@ -260,3 +264,10 @@ def _leader(pid_file: Path) -> int | None:
     with contextlib.suppress(OSError, ValueError, IndexError):
         return int(pid_file.read_text().splitlines()[0])
     return None
+
+
+def _word(pid_file: Path) -> str:
+    """Return what the server says of itself in the pid file; empty when nothing yet."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return pid_file.read_text().splitlines()[_STATUS_LINE].strip()
+    return ""

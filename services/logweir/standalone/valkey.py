@@ -181,8 +181,8 @@ def _is_off(line: str) -> bool:
 
 
 def _is_operator(line: str, secret: str) -> bool:
-    words = set(line.split())
-    return {"on", "~*", "&*", "+@all", secret} <= words and sum(w[0] == "#" for w in words) == 1
+    wanted = {"user", OPERATOR, "on", secret, "~*", "&*", "+@all"}
+    return set(line.split()) - {"sanitize-payload"} == wanted
 
 
 def _machine_bytes() -> int:
