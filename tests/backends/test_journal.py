@@ -428,7 +428,7 @@ async def test_an_idle_tenant_saves_up_no_more_than_its_burst(tenant):
 # --- what is not open or not set up ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("state", ["readonly", "deleting", "provisioning"])
+@pytest.mark.parametrize("state", ["readonly", "deleting"])
 @pytest.mark.parametrize("whose", ["tenant", "pipeline"])
 async def test_a_closed_tenant_or_pipeline_takes_nothing_and_says_its_state(tenant, whose, state):
     at = names.journal_tenant(tenant.id) + "m" if whose == "tenant" else key(tenant, "m")
@@ -438,6 +438,13 @@ async def test_a_closed_tenant_or_pipeline_takes_nothing_and_says_its_state(tena
         await append(tenant)
 
     assert await entries(tenant) == []
+
+
+async def test_a_tenant_that_is_being_set_up_asks_to_come_back(tenant):
+    await set_limits(tenant, state="provisioning")
+
+    with pytest.raises(errors.UnavailableError, match="not set up"):
+        await append(tenant)
 
 
 @pytest.mark.parametrize("missing", ["the tenant's limits", "the pipeline's state", "the stream"])

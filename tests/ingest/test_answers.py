@@ -321,6 +321,28 @@ async def test_chunks_over_the_bound_get_413_and_the_connection_goes_on(door):
     assert len(await ingest_door.entries(door.tenant)) == 1
 
 
+@pytest.mark.parametrize(
+    "request_",
+    [
+        pytest.param("Content-Length: 5\r\nContent-Length: 6\r\n\r\n[1,2]", id="two lengths"),
+        pytest.param(
+            "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            id="a length and chunks",
+        ),
+        pytest.param("Content-Length: five\r\n\r\n", id="a length in words"),
+        pytest.param("Transfer-Encoding: chunked\r\n\r\nxyz\r\n", id="a chunk of no size"),
+    ],
+)
+async def test_a_body_whose_end_is_in_doubt_ends_the_connection_and_stores_nothing(door, request_):
+    async with ingest_door.wire(door) as wire:
+        await wire.send(head(door)[:-2] + request_.encode())
+        status, _, _ = await wire.answer()
+
+        assert status == 400
+        assert await wire.is_closed()
+    await check_empty(door)
+
+
 BOMB = b" " * (bounds.MAX_DECODED_BYTES + 1)
 UNSIZED = zstandard.ZstdCompressor(write_content_size=False)
 EMPTY_FRAME = zstandard.compress(b"")

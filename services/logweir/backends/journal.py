@@ -211,10 +211,10 @@ def _appended(answer: list[Any]) -> Appended | AllRepeated | Conflicts:
             retry_after_s=int(answer[1]) / 1e6,
             hint="Send again later; the rate is quotas.recordsPerSecond and bytesPerSecond.",
         )
-    if kind == b"STATE":
+    if kind == b"STATE" and answer[1] != b"provisioning":
         raise errors.ForbiddenError(f"Ingest of this tenant is closed: {answer[1].decode()}.")
     raise errors.UnavailableError(
-        f"The journal of this pipeline is not set up ({kind.decode()}).",
+        f"The journal of this pipeline is not set up ({answer[-1].decode()}).",
         hint="The operator sets it up; send again.",
     )
 
