@@ -170,21 +170,16 @@ def _attributes_are_good(raws: list[msgspec.Raw]) -> bool:
     """All are flat enough, small enough objects, without control characters."""
     if not raws:
         return True
-    joined = b"\0".join(raws)
-    if not joined.startswith(b"{") or joined.count(b"\0{") != len(raws) - 1:
+    joined = np.frombuffer(b"\0" + b"\0".join(raws), np.uint8)
+    controls = np.flatnonzero(joined < 32)
+    if len(controls) != len(raws) or not (joined[controls + 1] == ord("{")).all():
         return False
-    controls = np.flatnonzero(np.frombuffer(joined, np.uint8) < 32)
-    if len(controls) != len(raws) - 1:
-        return False
-    if int(np.diff(controls, prepend=0, append=len(joined)).max()) > _ATTRIBUTES_CHECK_BYTES:
+    if int(np.diff(controls, append=len(joined)).max()) > _ATTRIBUTES_CHECK_BYTES:
         return False
     # Objects with fewer brackets than levels are allowed cannot be nested too deep.
-    spare = bounds.MAX_JSON_DEPTH - 1
-    if joined.count(b"{") + joined.count(b"[") < len(raws) + spare:
-        return True
-    opening = np.flatnonzero(np.frombuffer(joined, np.uint8) | _CASE_BIT == ord("{"))
-    before = np.searchsorted(opening, controls)
-    return int(np.diff(before, prepend=0, append=len(opening)).max()) <= spare
+    opening = np.flatnonzero(joined | _CASE_BIT == ord("{"))
+    brackets = np.diff(np.searchsorted(opening, controls), append=len(opening))
+    return int(brackets.max()) < bounds.MAX_JSON_DEPTH
 
 
 def _times(records: Sequence[WireRecord], arrival_ns: int) -> list[int]:
