@@ -231,7 +231,9 @@ _GRANTS: Final[Mapping[LoginKind, Sequence[str]]] = {
     ),
     "k": (
         "grant usage on schema {schema} to {who}",
-        "grant select, insert, update, delete on all tables in schema {schema} to {who}",
+        # By name: what a partition or Alembic's table may be used for is nobody's to say.
+        "grant select, insert, update, delete on {schema}.segments, {schema}.ledger,"
+        " {schema}.producers, {schema}.quarantine, {schema}.usage, {schema}.settings to {who}",
         "grant execute on function {schema}.ensure_partition(int8) to {who}",
     ),
 }
