@@ -80,7 +80,7 @@ def quick(monkeypatch) -> None:
     monkeypatch.setattr(app, "POLL_S", 0.05)
     monkeypatch.setattr(app, "IDLE_S", 0.02)
     monkeypatch.setattr(duties, "LOOK_S", 0.1)
-    monkeypatch.setattr(duties, "SETTLE_S", 2.0)
+    monkeypatch.setattr(duties, "QUIET_S", 0.1)
     monkeypatch.setattr(duties, "BACKOFF_S", (0.1, 0.2))
     monkeypatch.setattr(merges, "MIN_AGE_S", 0.0)
 
@@ -117,7 +117,7 @@ async def test_a_keeper_merges_what_is_there_when_it_starts(tenant, tmp_path):
 async def test_a_keeper_keeps_up_with_what_is_written_meanwhile(tenant, tmp_path):
     async with running(tenant, tmp_path):
         await write(tenant, 60)
-        await until_count(tenant, 15)
+        await until_count(tenant, 20)
 
     assert sum((await stored(tenant)).values()) == 180
 
@@ -126,9 +126,9 @@ async def test_a_keeper_keeps_up_with_what_is_written_meanwhile(tenant, tmp_path
 async def test_a_tenant_that_is_made_later_is_served(tenant, new_tenant, tmp_path):
     async with running(tenant, tmp_path):
         late = await new_tenant("keep-late")
-        await write(late, 20)
+        await write(late, 40)
 
-        await until_count(late, 2)
+        await until_count(late, 20)
 
 
 @pytest.mark.usefixtures("quick")
@@ -170,6 +170,25 @@ async def test_a_tenant_that_fails_holds_up_no_other_and_is_told_once(
     assert said[1].problem == ""
 
 
+@pytest.mark.usefixtures("quick")
+async def test_a_tenant_that_fails_is_not_tried_again_at_once(
+    tenant, new_tenant, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(duties, "BACKOFF_S", (600.0, 600.0))
+    broken = await new_tenant("keep-waiting")
+    revision = "update logweir.tenants set keeper_revision = 2 where id = %s -- {}"
+    await ask(broken, revision, [broken.id])
+
+    async with running(tenant, tmp_path) as role:
+        await until_text(role, "logweir_keeper_failing_tenants 1.0")
+        await write(tenant, 40)
+        await until_count(tenant, 20)
+
+    log = (tenant.postgres.folder.parent / "log").read_text()
+    user = broken.store_login("k").user
+    assert log.count(f'password authentication failed for user "{user}"') == 1
+
+
 async def until_text(role: Role, text: str) -> None:
     """Wait until the role's metrics say something."""
 
@@ -192,6 +211,7 @@ async def test_the_login_of_the_other_slot_is_used_when_it_is_in_use(tenant, tmp
     row = next(one for one in await tenant.control.tenants() if one.id == tenant.id)
     conninfo = world.operator_conninfo(tenant.postgres, tenant.roots)
     await asyncio.to_thread(provision.provision_store, conninfo, row, tenant.roots, tenant.limits)
+    await ask(tenant, "alter role {} nologin".replace("{}", tenant.store_login("k").user))
     await write(tenant, 20)
 
     async with running(tenant, tmp_path):

@@ -292,9 +292,8 @@ class KeeperStore(_Door):
         """Delete producers that stored nothing since then, a batch of them; return how many."""
         return await self._change(
             "delete from {0}.producers where ctid = any(array("
-            "select p.ctid from {0}.producers p where p.last_at < %(before)s limit %(limit)s))"
-            " and last_at < %(before)s",
-            {"before": before, "limit": PRUNE_PRODUCERS},
+            "select p.ctid from {0}.producers p where p.last_at < %s limit %s))",
+            [before, PRUNE_PRODUCERS],
         )
 
     # ---- usage -------------------------------------------------------------------------------
