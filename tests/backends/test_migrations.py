@@ -1,0 +1,126 @@
+"""Schemas are brought to the newest revision, once, by one, and never back."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import itertools
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+import world
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+
+from logweir.backends import migrations, provision
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def operator(spare_postgres, roots) -> str:
+    return world.operator_conninfo(spare_postgres, roots)
+
+
+@pytest.fixture
+def schema(operator) -> Iterator[str]:
+    """An empty schema of the operator's own."""
+    name = f"migrate_{next(_numbers)}"
+    with psycopg.connect(operator, autocommit=True) as connection:
+        connection.execute(f"create schema {name}".encode())
+        yield name
+        connection.execute(f"drop schema {name} cascade".encode())
+
+
+def tables(conninfo: str, schema: str) -> list[str]:
+    with psycopg.connect(conninfo) as connection:
+        query = "select tablename from pg_tables where schemaname = %s order by 1"
+        return [row[0] for row in connection.execute(query, [schema]).fetchall()]
+
+
+def scripts(kind: str) -> ScriptDirectory:
+    config = Config()
+    folder = str(migrations.__path__[0])
+    config.set_main_option("script_location", f"{folder}/{kind}")
+    return ScriptDirectory.from_config(config)
+
+
+@pytest.mark.parametrize("kind", ["control", "tenant"])
+def test_the_newest_revision_is_that_of_the_newest_script(kind):
+    assert scripts(kind).get_heads() == [migrations.HEADS[kind]]
+
+
+@pytest.mark.parametrize("kind", ["control", "tenant"])
+def test_revisions_are_numbers_in_the_order_of_the_scripts(kind):
+    oldest_first = [one.revision for one in scripts(kind).walk_revisions()][::-1]
+
+    assert oldest_first == [f"{number:04}" for number in range(1, len(oldest_first) + 1)]
+
+
+def test_an_empty_schema_is_brought_to_the_newest_revision(operator, schema):
+    done = migrations.upgrade(operator, "tenant", schema)
+
+    assert done
+    assert {"segments", "ledger", "producers", "quarantine", "usage", "settings"} <= set(
+        tables(operator, schema)
+    )
+    with psycopg.connect(operator) as connection:
+        assert migrations.revision(connection, schema) == migrations.HEADS["tenant"]
+
+
+def test_nothing_is_made_outside_of_the_schema(operator, schema):
+    before = tables(operator, "public"), tables(operator, "logweir")
+    migrations.upgrade(operator, "tenant", schema)
+
+    assert (tables(operator, "public"), tables(operator, "logweir")) == before
+
+
+def test_an_up_to_date_schema_is_left_alone(operator, schema):
+    migrations.upgrade(operator, "tenant", schema)
+
+    assert migrations.upgrade(operator, "tenant", schema) is False
+
+
+def test_a_schema_of_a_newer_program_is_left_alone(operator, schema):
+    migrations.upgrade(operator, "tenant", schema)
+    with psycopg.connect(operator) as connection:
+        connection.execute(f"update {schema}.alembic_version set version_num = '9999'".encode())
+
+    assert migrations.upgrade(operator, "tenant", schema) is False
+    with psycopg.connect(operator) as connection:
+        assert migrations.revision(connection, schema) == "9999"
+
+
+def test_a_schema_that_was_never_migrated_has_no_revision(operator, schema):
+    with psycopg.connect(operator) as connection:
+        assert migrations.revision(connection, schema) == ""
+
+
+def test_a_migration_that_fails_leaves_nothing(operator, schema):
+    with psycopg.connect(operator, autocommit=True) as connection:
+        connection.execute(f"create table {schema}.settings (in_the_way int)".encode())
+        with pytest.raises(Exception, match="already exists"):
+            migrations.upgrade(operator, "tenant", schema)
+        left = tables(operator, schema)
+        connection.execute(f"drop table {schema}.settings".encode())
+        done = migrations.upgrade(operator, "tenant", schema)
+
+    assert left == ["settings"]
+    assert done
+
+
+def test_two_that_upgrade_at_once_do_it_once(operator, schema):
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        running = [pool.submit(migrations.upgrade, operator, "tenant", schema) for _ in range(4)]
+        for one in running:
+            one.result()
+
+    with psycopg.connect(operator) as connection:
+        assert migrations.revision(connection, schema) == migrations.HEADS["tenant"]
+
+
+def test_the_control_schema_is_up_to_date_after_the_start(operator):
+    provision.upgrade_control(operator)
+
+    with psycopg.connect(operator) as connection:
+        assert migrations.revision(connection, "logweir") == migrations.HEADS["control"]
