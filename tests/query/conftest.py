@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent import futures
 from pathlib import Path
 
 import httpx2
+import msgspec
 import pytest
 import world
-from serving import Role, serving
+from serving import Role, serving, until
 
-from logweir.backends import provision
+from logweir.backends import provision, redis_client
 from logweir.core import keys
 from logweir.core.binding import JournalServer, Login, QueryBinding
-from logweir.query import app
+from logweir.query import app, watch
 from logweir.standalone import servers
 
+Serve = Callable[[], contextlib.AbstractAsyncContextManager[Role]]
+ClientOf = Callable[[str], Awaitable[httpx2.AsyncClient]]
 
-@pytest.fixture
+
+@pytest.fixture(scope="session")
 def binding(postgres, valkey, roots) -> QueryBinding:
     return QueryBinding(
         store=world.store_server(postgres),
@@ -28,11 +36,33 @@ def binding(postgres, valkey, roots) -> QueryBinding:
     )
 
 
-@pytest.fixture
-async def role(binding: QueryBinding, tmp_path: Path, query_key: str) -> AsyncIterator[Role]:
-    """The role, started when the tenant and its key are there."""
-    async with serving(app.run, tmp_path, binding, "query") as found:
+@pytest.fixture(scope="session")
+def role(binding: QueryBinding, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Role]:
+    """One role for all tests, in a thread of its own; it hears of new tenants at once."""
+    started: futures.Future[tuple[Role, asyncio.AbstractEventLoop, asyncio.Event]]
+    started = futures.Future()
+
+    async def run() -> None:
+        done = asyncio.Event()
+        async with serving(app.run, tmp_path_factory.mktemp("query"), binding, "query") as found:
+            started.set_result((found, asyncio.get_running_loop(), done))
+            await done.wait()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(watch, "POLL_S", 0.05)
+        thread = threading.Thread(target=asyncio.run, args=(run(),), name="query role")
+        thread.start()
+        found, loop, done = started.result(30)
         yield found
+        loop.call_soon_threadsafe(done.set)
+        thread.join()
+
+
+@pytest.fixture
+def serve(binding: QueryBinding, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Serve:
+    """Runs another role, for tests that end or disturb it."""
+    monkeypatch.setattr(watch, "POLL_S", 0.05)
+    return lambda: serving(app.run, tmp_path, binding, "query")
 
 
 @pytest.fixture
@@ -40,10 +70,56 @@ async def query_key(tenant: world.Tenant) -> str:
     return await tenant.api_key(keys.SCOPE_QUERY)
 
 
+class Keys(msgspec.Struct):
+    """An access key and an ingest key."""
+
+    query: str
+    ingest: str
+
+
+@pytest.fixture(scope="session")
+def empty_keys(postgres, valkey, roots) -> Keys:
+    """Keys of a tenant without records, for what is refused before they matter."""
+
+    async def make() -> Keys:
+        server = JournalServer(servers.LOOPBACK, valkey.port)
+        client = redis_client.client(server, Login("lw_operator", "operator"))
+        await provision.bootstrap_journal(client)
+        tenant = await world.make_tenant("test-empty", postgres, valkey, client, roots)
+        made = Keys(await tenant.api_key(keys.SCOPE_QUERY), await tenant.api_key(keys.SCOPE_INGEST))
+        await tenant.close()
+        return made
+
+    return asyncio.run(make())
+
+
 @pytest.fixture
-async def client(query_key: str, role: Role) -> AsyncIterator[httpx2.AsyncClient]:
+async def empty_client(empty_keys: Keys, client_of: ClientOf) -> httpx2.AsyncClient:
+    return await client_of(empty_keys.query)
+
+
+@pytest.fixture
+async def client_of(role: Role) -> AsyncIterator[ClientOf]:
+    """Makes clients with a good key, once the role knows its tenant."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def make(key: str) -> httpx2.AsyncClient:
+            client = httpx2.AsyncClient(
+                base_url=role.url, headers={"authorization": f"Bearer {key}"}, timeout=30
+            )
+            await stack.enter_async_context(client)
+
+            async def is_known() -> bool:
+                path = "/api/v1/receipts/00000000-0000-7000-8000-000000000000.0"
+                return (await client.get(path)).status_code == 200
+
+            await until(is_known)
+            return client
+
+        yield make
+
+
+@pytest.fixture
+async def client(query_key: str, client_of: ClientOf) -> httpx2.AsyncClient:
     """A client of the query role with a key of `tenant`."""
-    async with httpx2.AsyncClient(
-        base_url=role.url, headers={"authorization": f"Bearer {query_key}"}, timeout=30
-    ) as found:
-        yield found
+    return await client_of(query_key)

@@ -7,17 +7,21 @@ none. A block that is in both is found twice, and shown once.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from typing import Final
 
 from logweir.backends.journal import Entry
 from logweir.backends.journal_tail import TailReader
 from logweir.backends.segments_reader import Reader
+from logweir.core import errors
 from logweir.core.names import PipelineId
 from logweir.core.record import Record, RecordId
 from logweir.query import blocks, search
 from logweir.query.engine import OverBudgetError, Run
 from logweir.query.plan import Plan
+
+logger = logging.getLogger(__name__)
 
 JOURNAL_BYTES: Final = 64 << 20
 """How much of each pipeline's journal is read, the newest blocks."""
@@ -41,8 +45,8 @@ async def last_records(
     try:
         page = await search.search(reader, plan, limit, run)
         found |= {one.id: one for one in page.records}
-    except OverBudgetError:
-        pass  # the store's part is left out
+    except (OverBudgetError, errors.FormatError) as error:
+        logger.warning("old lines left out of a tail", extra={"why": str(error)})
     return [found[one] for one in sorted(found)[-limit:]]
 
 

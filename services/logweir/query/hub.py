@@ -18,6 +18,8 @@ import time
 from collections.abc import Callable, Set
 from typing import Final, ParamSpec, TypeVar
 
+import msgspec
+
 from logweir.backends.journal_tail import LEASE_S, Published, Subscription, TailReader
 from logweir.backends.segments_reader import Reader
 from logweir.core import block, errors, ids
@@ -53,18 +55,26 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
+class _Due(msgspec.Struct, frozen=True):
+    """What a renewal found: `number` of the newest append at `at_ms`, by the wall clock, and at
+    `since_s`, by the monotonic one. All up to it must be heard soon."""
+
+    number: int
+    at_ms: int
+    since_s: float
+
+
 class _Line:
     """What was heard of one pipeline.
 
     All appends up to number `sequence` were heard, or read as missed. All that were before
-    `heard_ms` are in `recent` or older; `due` are the number and the time that the last renewal
-    found, for which the same will be true once `sequence` gets there.
+    `heard_ms` are in `recent` or older.
     """
 
     def __init__(self) -> None:
         self.sequence = 0
         self.heard_ms: int | None = None
-        self.due: tuple[int, int] | None = None
+        self.due: _Due | None = None
         self.renewed_s = 0.0
         self.wanted_s = time.monotonic()
         self.recent: dict[int, None] = {}
@@ -216,8 +226,10 @@ class Hub:
             await self._catch_up(pipeline, line)
             return
         now_ms = self._now_ms()
-        line.due = await self.source.renew(pipeline), now_ms
+        number = await self.source.renew(pipeline)
         line.renewed_s = now_s
+        if line.due is None:
+            line.due = _Due(number, now_ms, now_s)
 
     def _now_ms(self) -> int:
         return int(self._now_s() * 1000)
@@ -232,10 +244,9 @@ class Hub:
         for line in self._lines.values():
             if line.due is None:
                 continue
-            number, at_ms = line.due
-            if line.sequence >= number:
-                line.heard_ms, line.due = at_ms, None
-            elif is_idle and now_s - line.renewed_s >= LATE_S:
+            if line.sequence >= line.due.number:
+                line.heard_ms, line.due = line.due.at_ms, None
+            elif is_idle and now_s - line.due.since_s >= LATE_S:
                 line.due = None
                 raise errors.UnavailableError("What the journal publishes does not arrive.")
 

@@ -3,8 +3,9 @@
     journal (a round of entries) -> store (new segments) -> take() the stored, then the entries
 
 A block moves from the journal to the store, so each round reads the journal first; what is stored
-by then is older than the entries of the round, so it is handed on first. Blocks come in the order
-in which they were appended, as far as their ids and the journal tell.
+by then is older than the entries of the round, so it is handed on first. Stored blocks come by the
+milliseconds of their ids, and within one in the order of their segments, which collectors fill in
+the order of the journal.
 """
 
 from __future__ import annotations
@@ -14,10 +15,18 @@ import contextlib
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Container, Iterator, Sequence
-from operator import itemgetter
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Collection,
+    Container,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from typing import Final
 
+import msgspec
 import numpy as np
 
 from logweir.backends.journal import Entry
@@ -40,6 +49,15 @@ _UUID_BYTES: Final = 16
 Make = Callable[[], Columns | None]
 Take = Callable[[int, int, Make], Awaitable[None]]
 """Takes a block: the short form of its id, its size in bytes, and what makes its records."""
+
+
+class _Sighting(msgspec.Struct, frozen=True, order=True):
+    """A block in a segment: its milliseconds, the segment's place, its first row there."""
+
+    time_ms: int
+    segment: int
+    row: int
+    block: int
 
 
 class Missed:
@@ -113,16 +131,19 @@ class Missed:
         """Take the blocks of segments that were not looked at yet."""
         async with self._reader.snapshot() as snapshot:
             keys = await snapshot.keys_created_since([self._pipeline], since_ms)
-            fresh = [place for place, one in enumerate(keys.id.tolist()) if self._is_fresh(one)]
+            # Ids rise in the order in which a collector stored its segments.
+            fresh = [at for at in np.argsort(keys.id).tolist() if self._is_fresh(int(keys.id[at]))]
             heads = await snapshot.heads(keys.take(np.array(fresh, np.int64)))
-            wanted: list[tuple[int, int]] = []
+            sighted: list[_Sighting] = []
             for start in range(0, len(heads), HEADS):
-                wanted += await self._unknown(snapshot, heads, start, since_ms)
-            wanted.sort()
+                sighted += await self._sight(snapshot, heads, start, since_ms)
+            wanted: dict[int, list[int]] = {}
+            for one in sorted(sighted):
+                wanted.setdefault(one.block, []).append(one.segment)
             if not ids_only:
-                await self._take_stored(snapshot, heads, wanted, take)
+                await _take_stored(snapshot, heads, wanted, take)
                 return
-            for block, _ in wanted:
+            for block in wanted:
                 await take(block, 0, _make(None))
 
     def _is_fresh(self, segment_id: int) -> bool:
@@ -130,10 +151,10 @@ class Missed:
         self._read_segments.add(segment_id)
         return is_fresh
 
-    async def _unknown(
+    async def _sight(
         self, snapshot: Snapshot, heads: Sequence[Head], start: int, since_ms: int
-    ) -> list[tuple[int, int]]:
-        """Return (block, place of its segment in `heads`) of blocks that nobody heard."""
+    ) -> list[_Sighting]:
+        """Return where blocks that nobody heard stand in some of these segments."""
         places = {}
         for at, head in enumerate(heads[start : start + HEADS], start):
             with _damage_logged(head):
@@ -144,41 +165,42 @@ class Missed:
                 for at, place in places.items()
             ]
         )
-        since = max(0, since_ms) << ids.SHORT_RANDOM_BITS
-        found: list[tuple[int, int]] = []
+        found: list[_Sighting] = []
         for (at, place), piece in zip(places.items(), pieces, strict=True):
             with _damage_logged(heads[at]):
                 numbers = segment.column_numbers(place, piece, heads[at].n).view(np.uint64)
                 found += [
-                    (block, at)
-                    for block in np.unique(numbers).tolist()
-                    if block >= since and block not in self._known
+                    _Sighting(time_ms, at, row, block)
+                    for block, row in zip(
+                        *(one.tolist() for one in np.unique(numbers, return_index=True)),
+                        strict=True,
+                    )
+                    if (time_ms := ids.short_time_ms(block)) >= since_ms
+                    and block not in self._known
                 ]
         return found
 
-    async def _take_stored(
-        self,
-        snapshot: Snapshot,
-        heads: Sequence[Head],
-        wanted: Sequence[tuple[int, int]],
-        take: Take,
-    ) -> None:
-        """Take blocks in their order; a segment is in memory until its last one was taken."""
-        left = Counter(at for _, at in wanted)
-        opened: dict[int, dict[int, Columns]] = {}
-        for block, group in itertools.groupby(wanted, key=itemgetter(0)):
-            parts = []
-            for _, at in group:
-                if at not in opened:
-                    own = [one for one, place in wanted if place == at]
-                    opened[at] = await _blocks_of(snapshot, heads[at], own)
-                parts += [one] if (one := opened[at].pop(block, None)) is not None else []
-                left[at] -= 1
-                if not left[at]:
-                    del opened[at]
-            if parts:  # several only where a partition ends inside of the block
-                records = columns.concat(parts)
-                await take(block, records.text_bytes, _make(records))
+
+async def _take_stored(
+    snapshot: Snapshot, heads: Sequence[Head], wanted: Mapping[int, Sequence[int]], take: Take
+) -> None:
+    """Take blocks in their order; a segment is in memory until its last one was taken."""
+    left = Counter(itertools.chain.from_iterable(wanted.values()))
+    opened: dict[int, dict[int, Columns]] = {}
+    for block, segments in wanted.items():
+        parts = []
+        for at in segments:
+            if at not in opened:
+                own = [one for one, places in wanted.items() if at in places]
+                opened[at] = await _blocks_of(snapshot, heads[at], own)
+            part = opened[at].pop(block, None)
+            parts += [] if part is None else [part]
+            left[at] -= 1
+            if not left[at]:
+                del opened[at]
+        if parts:  # several only where a partition ends inside of the block
+            records = columns.concat(parts)
+            await take(block, records.text_bytes, _make(records))
 
 
 def _make(records: Columns | None) -> Make:

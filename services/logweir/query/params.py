@@ -35,9 +35,9 @@ _UNITS_NS: Final[Mapping[str, int]] = {
     "d": moments.NS_PER_DAY,
     "w": 7 * moments.NS_PER_DAY,
 }
-_DURATION = re.compile(r"(?:\d{1,12}(?:ms|[smhdw]))+")
-_PART = re.compile(r"(\d+)(ms|[smhdw])")
-_RELATIVE = re.compile(r"(?:now)?(?:([+-])((?:\d{1,12}(?:ms|[smhdw]))+))?")
+_DURATION = re.compile(r"(?:\d{1,12}(?:ms|[smhdw]))+", re.ASCII)
+_PART = re.compile(r"(\d+)(ms|[smhdw])", re.ASCII)
+_RELATIVE = re.compile(r"(?:now)?(?:([+-])((?:\d{1,12}(?:ms|[smhdw]))+))?", re.ASCII)
 _PLUS_LOST = re.compile(r" (\d\d:\d\d)$")
 _INT64_MAX = (1 << 63) - 1
 
@@ -222,10 +222,8 @@ def buckets(texts: Texts, asked: Window) -> Buckets:
     else:
         wanted = count(texts, "buckets", DEFAULT_BUCKETS, MAX_BUCKETS)
         step_ns = -(-width_ns // wanted)
-    offset = texts.get("offset", "")
-    shift_ns = (
-        duration_ns(offset.lstrip("-")) * (-1 if offset.startswith("-") else 1) if offset else 0
-    )
+    offset = texts.get("offset") or "0"
+    shift_ns = duration_ns(offset.removeprefix("-")) * (-1 if offset.startswith("-") else 1)
     if not texts.get("step"):
         # Buckets by number divide exactly the range that was asked for.
         shift_ns += asked.start_ns
