@@ -1,0 +1,177 @@
+"""A Logweir of the benchmark's own: `logweir up` in a temporary folder, and doors to it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import machine
+import psycopg
+
+ROOT = Path(__file__).parent.parent
+BIN = Path(sys.executable).parent
+STORED_WAIT_S = 600
+
+MANIFEST = """\
+apiVersion: logweir.dev/v1alpha1
+kind: LogTenant
+metadata: {{name: {name}}}
+spec:
+  tenantId: {name}
+  retention: {{days: 3650}}
+  quotas: {{bufferBytes: 8589934592}}
+  apiKeys:
+    - {{name: in, scopes: [ingest]}}
+    - {{name: out, scopes: [query]}}
+---
+apiVersion: logweir.dev/v1alpha1
+kind: LogPipeline
+metadata: {{name: {name}}}
+spec:
+  tenantRef: {{name: {name}}}
+"""
+
+
+class Tenant:
+    """One tenant with one pipeline of the same name."""
+
+    def __init__(self, site: Site, name: str, keys: dict[str, str]) -> None:
+        self.site = site
+        self.name = name
+        self.ingest_key, self.query_key = keys["in"], keys["out"]
+        self.schema = "t_" + name.replace("-", "_")
+
+    def head(self, path: Path) -> Path:
+        """The request head for the load generator."""
+        path.write_bytes(
+            f"POST /t/{self.name}/{self.name}/ingest HTTP/1.1\r\nHost: bench\r\n"
+            f"Authorization: Bearer {self.ingest_key}\r\n"
+            "Content-Type: application/x-ndjson\r\n".encode()
+        )
+        return path
+
+    def stored(self) -> int:
+        """Records that are committed."""
+        return self.site.value(f"select coalesce(sum(stored), 0)::int8 from {self.schema}.usage")
+
+    def keep_keeper_away(self) -> None:
+        """Hold the tenant's lease, so that nothing of it is merged: what is measured is hot."""
+        self.site.sql.execute(
+            "insert into logweir.leases (name, holder, until) values (%s, 'bench', now() + '1 day')"
+            " on conflict (name) do update set holder = excluded.holder, until = excluded.until",
+            [f"keeper/{self.name}"],
+        )
+
+    def wait_stored(self, count: int) -> float:
+        """Wait until so many records are committed; return the moment."""
+        deadline_s = time.monotonic() + STORED_WAIT_S
+        while self.stored() < count:
+            if time.monotonic() > deadline_s:
+                raise TimeoutError(f"{self.stored()} of {count} records are stored")
+            time.sleep(0.005)
+        return time.monotonic()
+
+    def get(self, path: str, **params: Any) -> dict[str, Any]:
+        """JSON of the read API, through the gateway."""
+        answer = self.site.http.get(
+            self.site.url + path, params=params, headers={"x-api-key": self.query_key}
+        )
+        answer.raise_for_status()
+        return answer.json()
+
+    def disk_bytes(self) -> int:
+        """Bytes of the tenant's segments, with indexes and TOAST."""
+        return self.site.value(
+            "select sum(pg_total_relation_size(c.oid))::int8 from pg_class c"
+            f" where c.relnamespace = '{self.schema}'::regnamespace and c.relispartition"
+            " and c.relkind = 'r'"
+        )
+
+
+class Site:
+    """A running `logweir up`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.data = folder / "data"
+        self._run("up", "--port", "0", "--detach")
+        status = json.loads(self._run("status", "--json"))
+        self.url: str = status["url"]
+        self.pids: dict[str, int] = {one["name"]: one["pid"] for one in status["processes"]}
+        secrets = json.loads((self.data / "secrets.json").read_text())
+        ports = json.loads((self.data / "ports.json").read_text())
+        self.postgres_url = (
+            f"postgresql://postgres:{secrets['postgres_password']}@127.0.0.1:{ports['postgres']}"
+        )
+        self.sql = psycopg.connect(self.postgres_url + "/logweir", autocommit=True)
+        self.http = httpx2.Client(timeout=600, trust_env=False)
+        config = (self.data / "gateway" / "nginx.conf").read_text()
+        self.ingest_port = int(re.search(r"upstream ingest \{[^}]*:(\d+)", config)[1])
+
+    def _run(self, *words: str) -> str:
+        done = subprocess.run(
+            [BIN / "logweir", *words, "--data", self.data], capture_output=True, text=True
+        )
+        if done.returncode:
+            raise RuntimeError(done.stdout + done.stderr)
+        return done.stdout
+
+    def value(self, query: str) -> Any:
+        return self.sql.execute(query).fetchone()[0]
+
+    def tenant(self, name: str) -> Tenant:
+        """Make a tenant and wait until it is served."""
+        path = self.folder / f"{name}.yaml"
+        path.write_text(MANIFEST.format(name=name))
+        self._run("apply", "-f", str(path))
+        keys = self.data / "keys" / f"default.{name}.json"
+        while True:
+            with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+                found = json.loads(keys.read_text())
+                if found["pipelines"]:
+                    made = Tenant(self, name, found["keys"])
+                    break
+            time.sleep(0.05)
+        for path_, key in (
+            (f"/t/{name}/{name}/ingest", made.ingest_key),
+            ("/api/v1/labels", made.query_key),
+        ):
+            while self.http.post(self.url + path_, headers={"x-api-key": key}).status_code == 401:
+                time.sleep(0.1)
+        return made
+
+    def cpu(self) -> machine.Cpu:
+        return machine.cpu(self.pids)
+
+    def wal_bytes(self) -> int:
+        return int(self.value("select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::int8"))
+
+    def close(self) -> None:
+        self.sql.close()
+        self.http.close()
+        self._run("down")
+
+
+@contextlib.contextmanager
+def running() -> Iterator[Site]:
+    """A Logweir that is gone afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="logweir-bench-"))
+    folder.chmod(0o755)
+    site = None
+    try:
+        site = Site(folder)
+        yield site
+    finally:
+        if site is not None:
+            site.close()
+        shutil.rmtree(folder, ignore_errors=True)
