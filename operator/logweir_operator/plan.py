@@ -134,7 +134,7 @@ def plan(seen: Seen) -> Plan:
         if verdict:
             verdicts[key_of(pipeline.resource)] = verdict
         is_kept = verdict is None or verdict.reason in ("Suspended", "Retrying")
-        if is_kept and pipeline.pipeline is not None:
+        if is_kept and pipeline.is_provisioned and pipeline.pipeline is not None:
             served.append(pipeline)
             counts[place] += 1
     return Plan(_workloads(), tuple(served), verdicts)

@@ -127,6 +127,9 @@ def test_a_pipeline_that_is_not_ready_says_why(tenants, of, reason):
             pipeline(problem="no disk", pipeline=None), False, id="failing from its start"
         ),
         pytest.param(pipeline(is_provisioned=False), False, id="not yet made"),
+        pytest.param(
+            pipeline(problem="no disk", is_provisioned=False), False, id="failing, never made"
+        ),
     ],
 )
 def test_trouble_does_not_take_away_what_was_served(of, is_served):

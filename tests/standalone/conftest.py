@@ -1,4 +1,4 @@
-"""A folder for each test that servers' users can enter."""
+"""A folder for each test that servers' users can enter, and a reconciler of `up` in one."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from reconciling import Place, reconciling
+
+from logweir.backends import provision
+from logweir.standalone.postgres import Postgres
+from logweir.standalone.valkey import Valkey
 
 _MEMORY = Path("/dev/shm")
 _ROOM_BYTES = 1 << 30
@@ -39,3 +44,12 @@ def _has_room() -> bool:
     if not _MEMORY.is_dir() or os.statvfs(_MEMORY).f_flag & os.ST_NOEXEC:
         return False
     return os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > _ROOM_BYTES
+
+
+@pytest.fixture
+async def up_place(
+    place: Path, postgres: Postgres, valkey: Valkey, roots: provision.Roots
+) -> AsyncIterator[Place]:
+    """A reconciler of `up` in this loop; `up_place.passes()` is one pass of it."""
+    async with reconciling(place / "data", postgres, valkey, roots) as found:
+        yield found

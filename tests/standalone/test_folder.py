@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -79,27 +81,16 @@ def test_a_killed_holder_holds_nothing(home):
 
 def test_who_only_looks_does_not_keep_others_from_taking_it(home):
     home.make()
-    looking = (
-        "import sys; from pathlib import Path; from logweir.standalone.folder import Folder\n"
-        "one = Folder(Path(sys.argv[1]))\n"
-        "print('looking', flush=True)\n"
-        "while True: one.holder()\n"
-    )
     (home.path / "lock").touch()
-    lookers = [
-        subprocess.Popen([sys.executable, "-c", looking, str(home.path)], stdout=subprocess.PIPE)
-        for _ in range(2)
-    ]
-    try:
-        for one in lookers:
-            one.stdout.readline()
-        for _ in range(50):
-            home.take()
-            home.let_go()
-    finally:
-        for one in lookers:
-            one.kill()
-            one.communicate()
+    looking = os.open(home.path / "lock", os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH)  # as `holder` does, for longer than it does
+    timer = threading.Timer(0.05, os.close, [looking])
+    timer.start()
+    home.take()
+    timer.join()
+
+    assert home.holder().pid == os.getpid()
+    home.let_go()
 
 
 def test_a_child_that_lets_go_leaves_the_folder_to_its_parent(home):

@@ -29,7 +29,7 @@ from logweir.standalone.bindings import Served, Site
 from logweir.standalone.cluster_files import TenantKeys
 from logweir.standalone.folder import Folder, write_json
 from logweir.standalone.leaving import Leaver
-from logweir.standalone.making import Maker, Wanted, rows_by_object
+from logweir.standalone.making import MADE_STATES, Maker, Wanted, rows_by_object
 from logweir.standalone.manifests import Manifests
 from logweir.standalone.objects import Key, Live
 from logweir_operator import plan
@@ -125,7 +125,7 @@ class Cluster:
                     SeenTenant(
                         resource=resource,
                         tenant=row.id if row else None,
-                        is_provisioned=bool(work.done),
+                        is_provisioned=_is_made(row),
                         problem=work.problem,
                         claimed_by_other=work.claimed_by_other,
                     )
@@ -142,7 +142,7 @@ class Cluster:
                     resource=resource,
                     made_at=one.stored.created_at.timestamp(),
                     pipeline=mine,
-                    is_provisioned=mine is not None and bool(work.done),
+                    is_provisioned=mine is not None and _is_made(row),
                     problem=work.problem,
                 )
             )
@@ -214,6 +214,10 @@ class Cluster:
                 status["url"] = f"{self._url}/t/{each.tenant.id}/{each.pipeline.name}"
         if status != one.status:
             await self._control.set_object_status(one.kind, one.namespace, one.name, status)
+
+
+def _is_made(row: Tenant | None) -> bool:
+    return row is not None and row.state in MADE_STATES
 
 
 def _is(resource: LogPipeline, one: StoredObject) -> bool:

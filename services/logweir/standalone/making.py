@@ -31,9 +31,7 @@ from logweir_operator.model import LogPipeline, LogTenant
 logger = logging.getLogger(__name__)
 
 CLUSTER: Final = "up"
-AT_ONCE: Final = 2
-"""Tenants that are made at the same time: each migrates a schema."""
-
+MADE_STATES: Final = ("active", "readonly")
 RETRY_S: Final = (1.0, 30.0)
 
 _SCOPES: Final = {"ingest": keys.SCOPE_INGEST, "query": keys.SCOPE_QUERY, "admin": keys.SCOPE_ADMIN}
@@ -73,7 +71,6 @@ class Maker:
         self._journal = journal
         self._site = site
         self._conninfo = conninfo
-        self._room = asyncio.Semaphore(AT_ONCE)
         self._works: dict[Key, Work] = {}
 
     def work(self, key: Key) -> Work:
@@ -85,10 +82,13 @@ class Maker:
         self._works.pop(key, None)
 
     async def make(self, all_wanted: Sequence[Wanted]) -> None:
-        """Make each tenant that is not yet as it should be; problems are remembered."""
-        await asyncio.gather(
-            *(self._make(one) for one in all_wanted if not one.resource.spec.suspend)
-        )
+        """Make each tenant that is not yet as it should be; problems are remembered.
+
+        One after the other: Alembic migrates in one thread of a process only.
+        """
+        for one in all_wanted:
+            if not one.resource.spec.suspend:
+                await self._make(one)
 
     async def _make(self, wanted: Wanted) -> None:
         work = self._works.setdefault(wanted.live.key, Work())
@@ -96,8 +96,7 @@ class Maker:
             return
         name = wanted.live.stored.name
         try:
-            async with self._room:
-                texts = await self._provision(wanted)
+            texts = await self._provision(wanted)
         except IdentityClaimedError as error:
             work.claimed_by_other, work.problem = True, error.message
         except Exception as error:
@@ -128,7 +127,6 @@ class Maker:
         if spec.tenant_id and row.id != spec.tenant_id:
             raise IdentityClaimedError(f"This LogTenant has the id {row.id!r} already.")
         state, days = "readonly" if spec.read_only else "active", spec.retention.days
-        await self._control.set_tenant(row.id, state, days, stored.spec)
         row = msgspec.structs.replace(row, state=state, retention_days=days, spec=stored.spec)
         pipelines = [
             await self._control.ensure_pipeline(
@@ -139,7 +137,10 @@ class Maker:
         roots, limits = self._site.roots, _limits(wanted.resource)
         await asyncio.to_thread(provision.provision_store, self._conninfo, row, roots, limits)
         await provision.provision_journal(self._journal, row, pipelines, roots, limits)
-        return await self._make_keys(row, wanted.resource, pipelines)
+        texts = await self._make_keys(row, wanted.resource, pipelines)
+        # Last of all: a row in one of these states says that its place was made once.
+        await self._control.set_tenant(row.id, state, days, stored.spec)
+        return texts
 
     async def _make_keys(
         self, row: Tenant, resource: LogTenant, pipelines: Sequence[Pipeline]
