@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import msgspec
 import psycopg
 from builders import delivery, record
 from psycopg import sql
@@ -18,7 +19,8 @@ from logweir.backends import control, provision, store
 from logweir.backends.keeper_store import KeeperStore, SmallSegment
 from logweir.core import segment
 from logweir.core.binding import KeeperBinding, Login
-from logweir.keeper import merges
+from logweir.core.names import PipelineId
+from logweir.keeper import duties, merges
 from logweir.keeper.visit import Lease, Left, Visit
 from logweir.runtime.life import Life
 
@@ -50,22 +52,27 @@ def keeper_store(tenant: Tenant) -> KeeperStore:
     return tenant._keep(KeeperStore(tenant.store_server, tenant.store_login("k"), tenant.id))
 
 
-def visit(
-    tenant: Tenant,
-    *,
-    holder: str = "keeper-1",
-    left: Left | None = None,
-    life: Life | None = None,
-) -> Visit:
-    """A visit as the keeper makes it."""
-    return Visit(
-        tenant.id,
-        keeper_store(tenant),
-        Lease(keeper_control(tenant), tenant.id, holder),
-        left or Left(),
-        asyncio.Semaphore(1),
-        life or Life(),
-    )
+class Visiting(msgspec.Struct):
+    """A visit as the keeper makes it: its connections are closed when it ends."""
+
+    tenant: Tenant
+    holder: str = "keeper-1"
+    left: Left = msgspec.field(default_factory=Left)
+    life: Life = msgspec.field(default_factory=Life)
+
+    async def run(self, work: duties.Work, pipelines: Sequence[PipelineId]) -> bool:
+        store, control = keeper_store(self.tenant), keeper_control(self.tenant)
+        lease = Lease(control, self.tenant.id, self.holder)
+        try:
+            made = Visit(self.tenant.id, store, lease, self.left, asyncio.Semaphore(1), self.life)
+            return await made.run(work, pipelines)
+        finally:
+            await store.close()
+            await control.close()
+
+
+def visit(tenant: Tenant, **options: Any) -> Visiting:
+    return Visiting(tenant, **options)
 
 
 async def write(

@@ -194,11 +194,12 @@ async def test_merging_goes_on_while_collectors_store_and_partitions_are_made(ma
     await ask(tenant, "update {}.settings set partition_width = 'day'")
     month = datetime.now(UTC).replace(day=1, hour=1)
     done = asyncio.Event()
+    door = keeping.keeper_store(tenant)
 
     async def keep() -> None:
         while not done.is_set():
             await visit(tenant).run("sweep", [])
-            await keeping.keeper_store(tenant).ensure_partitions()
+            await door.ensure_partitions()
 
     async def collect(day: int) -> None:
         await write(tenant, 15, timestamp=int(month.timestamp()) - day * 86400)
