@@ -166,6 +166,7 @@ def _order(record_id: str) -> tuple[int, int, int]:
 
 
 def _frames(target: Target, params: dict[str, str]) -> Iterator[_Frame]:
+    """Yield frames until the connection is cut, which is an OSError or a WebSocketException."""
     url = "ws" + target.platform_url.removeprefix("http") + "/api/v1/tail?" + urlencode(params)
     try:
         with connect(
@@ -176,6 +177,7 @@ def _frames(target: Target, params: dict[str, str]) -> Iterator[_Frame]:
                 if frame.error is not None:
                     raise ConnectionError(frame.error.message)
                 yield frame
+        raise ConnectionError("the server closed it")
     except InvalidStatus as cause:
         raise _refused(cause) from cause
 
