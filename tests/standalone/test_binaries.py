@@ -141,7 +141,7 @@ def test_an_nginx_that_is_too_old_counts_as_none(path_only):
 @pytest.mark.parametrize(
     "broken",
     [
-        pytest.param("exit 1", id="that fails"),
+        pytest.param("echo 'Valkey server v=9.1.2'; exit 1", id="that fails"),
         pytest.param("echo 'I am no server'", id="that has no version"),
         pytest.param("kill -9 $$", id="that is killed"),
     ],

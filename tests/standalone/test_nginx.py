@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,6 +55,17 @@ def start(server: Nginx, place: Path) -> int:
     server.start(place / "log")
     assert server.process is not None
     return server.process.pid
+
+
+def started_family(server: Nginx, place: Path) -> list[psutil.Process]:
+    """Start it, and return the master and both workers, when they are what they shall be."""
+    pid = start(server, place)
+    until(lambda: [_title(one) for one in family(pid)] == ["nginx: master", *["nginx: worker"] * 2])
+    return family(pid)
+
+
+def _title(process: psutil.Process) -> str:
+    return " ".join(" ".join(process.cmdline()).split()[:2])
 
 
 def asked(server: Nginx, path: str = "/api/v1/query") -> str:
@@ -122,7 +134,7 @@ server.stop()
 
 @root_only
 def test_workers_have_the_servers_user_and_the_master_roots(server, place):
-    master, *workers = family(start(server, place))
+    master, *workers = started_family(server, place)
     account = accounts.choose()
     assert account is not None
 
@@ -224,13 +236,13 @@ def test_a_folder_behind_a_wall_is_one_sentence_with_the_fix(place, roles):
 
 
 def test_a_killed_masters_workers_do_not_keep_the_next_one_from_starting(server, place):
-    processes = family(start(server, place))
+    processes = started_family(server, place)
     os.kill(processes[0].pid, signal.SIGKILL)
     assert server.process is not None
     server.process.wait()
     workers = [one for one in processes[1:] if is_running(one.pid)]
     started_s = time.monotonic()
-    processes += family(start(server, place))
+    processes += started_family(server, place)
     took_s = time.monotonic() - started_s
     role = asked(server)
     server.stop()
@@ -242,7 +254,7 @@ def test_a_killed_masters_workers_do_not_keep_the_next_one_from_starting(server,
 
 
 def test_a_gateway_that_is_killed_by_its_supervisor_leaves_no_workers(server, place):
-    processes = family(start(server, place))
+    processes = started_family(server, place)
     server.stop(wait_s=0)
 
     until(lambda: not [one for one in processes if is_running(one.pid)])
@@ -284,7 +296,7 @@ def test_an_answer_that_is_under_way_is_finished_before_it_stops(server, place, 
 
 
 def test_an_open_websocket_is_cut_after_two_seconds(server, place):
-    processes = family(start(server, place))
+    processes = started_family(server, place)
     with connect(f"ws://127.0.0.1:{server.port}/api/v1/tail") as link:
         link.send("open")
         link.recv(timeout=5)
@@ -324,7 +336,11 @@ def test_a_reload_that_nginx_does_not_take_leaves_it_as_it_was(server, place):
 def test_a_gateway_that_does_not_run_cannot_be_reloaded(server, place):
     start(server, place)
     server.stop()
-    (server.folder / "nginx.pid").write_text(f"{os.getpid()}\n")
+    with subprocess.Popen(["/bin/sleep", "60"]) as stranger:
+        (server.folder / "nginx.pid").write_text(f"{stranger.pid}\n")
+        with pytest.raises(errors.SetupError, match="does not run"):
+            server.reload()
+        ended = stranger.poll()
+        stranger.kill()
 
-    with pytest.raises(errors.SetupError, match="does not run"):
-        server.reload()
+    assert ended is None

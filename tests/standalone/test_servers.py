@@ -382,6 +382,7 @@ def answering():
         def serve() -> None:
             link, _ = listener.accept()
             links.append(link)
+            link.recv(1000)
             for piece in pieces:
                 link.sendall(piece)
             if hang_up:
