@@ -23,7 +23,6 @@ from typing import Annotated, Final
 import google_crc32c
 import msgspec
 import numpy as np
-import zstandard
 
 from logweir.core import bounds, columns, errors, frames, ids
 from logweir.core.columns import Columns
@@ -50,7 +49,6 @@ _ORDER: Final = (
 _MAX_BODY_BYTES = 8 * bounds.MAX_DECODED_BYTES
 """No block decompresses to more; what claims to is not ours."""
 
-_compressor = zstandard.ZstdCompressor(level=LEVEL)
 _label_sets_encoder = msgspec.msgpack.Encoder()
 _label_sets_decoder = msgspec.msgpack.Decoder(tuple[Labels, ...])
 _UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError)
@@ -164,7 +162,7 @@ def encode(
             refused=refused,
         )
     )
-    body = _compressor.compress(b"".join(content))
+    body = frames.compress(b"".join(content), LEVEL)
     rest = struct.pack("<I", len(header)) + header + body
     return struct.pack("<3sBI", _MAGIC, VERSION, google_crc32c.value(rest)) + rest
 

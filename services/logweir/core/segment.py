@@ -92,7 +92,6 @@ def encode(
     pipeline: PipelineId, records: Columns, raw_bytes: int, *, level: int = HOT_LEVEL
 ) -> Segment:
     """Return the segment of these records; there must be at least one."""
-    compressor = zstandard.ZstdCompressor(level=level)
     encoded = [
         _deltas(records.time_ns),
         _planes(records.label_set),
@@ -105,7 +104,7 @@ def encode(
         _deltas(records.block.view(np.int64)),
         _deltas(records.index.astype(np.int64)),
     ]
-    pieces = [compressor.compress(data) if data else b"" for _, data in encoded]
+    pieces = [frames.compress(data, level) if data else b"" for _, data in encoded]
     layout = b"".join(
         _ENTRY.pack(codec, len(piece), google_crc32c.value(piece))
         for (codec, _), piece in zip(encoded, pieces, strict=True)
