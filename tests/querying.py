@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import random
 import re
 import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+import draining
 import httpx2
 import msgspec
 import psycopg
 import world
 from builders import delivery, record
+from serving import until
 
 from logweir.core import ids, segment
 from logweir.core.names import PipelineId
@@ -212,3 +216,26 @@ async def pages(
         yield page
         assert page["cursor"] != cursor, "the page got no further"
         cursor = page["cursor"]
+
+
+@contextlib.asynccontextmanager
+async def holding(
+    tenant: world.Tenant, client: httpx2.AsyncClient, queries: int = 1
+) -> AsyncIterator[list[asyncio.Task[httpx2.Response]]]:
+    """So many queries that wait for a lock on the tenant's segments, until this is left."""
+    tasks: list[asyncio.Task[httpx2.Response]] = []
+    try:
+        with draining.connect(tenant) as connection, connection.transaction():
+            connection.execute("lock table segments in access exclusive mode")
+            tasks += [asyncio.create_task(client.get("/api/v1/query")) for _ in range(queries)]
+            await until(lambda: waiting(tenant, queries))
+            yield tasks
+    finally:
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def waiting(tenant: world.Tenant, count: int) -> bool:
+    """Whether so many of the tenant's readers wait for a lock."""
+    query = "select count(*) from pg_stat_activity where usename = %s and wait_event_type = 'Lock'"
+    found: int = draining.value(tenant, query, [tenant.store_login("r").user])
+    return found == count

@@ -109,7 +109,7 @@ class Hub:
         """Whether the hub listens."""
         return self._task is not None and not self._task.done()
 
-    async def attach(self, tail: Tail, wait_s: float = ATTACH_S) -> None:
+    async def attach(self, tail: Tail) -> None:
         """Offer the tail all that is appended from now on; returns once that is sure.
 
         Raises:
@@ -120,7 +120,7 @@ class Hub:
         try:
             if not self.is_running and not self._is_closed:
                 self._task = asyncio.create_task(self._run(), name="tail hub")
-            async with asyncio.timeout(wait_s), self._changed:
+            async with asyncio.timeout(ATTACH_S), self._changed:
                 await self._changed.wait_for(lambda: wanted <= self._heard or self._is_closed)
             if self._is_closed:
                 raise _closed()
