@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import socket
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from typing import Any
@@ -148,7 +149,7 @@ def error_body(error: errors.LogweirError) -> bytes:
 def error_headers(error: errors.LogweirError) -> tuple[tuple[bytes, bytes], ...]:
     """Return the headers that an error's answer needs, by its kind."""
     if isinstance(error, errors.OverLimitError | errors.UnavailableError):
-        return ((b"retry-after", str(max(1, round(error.retry_after_s + 0.5))).encode()),)
+        return ((b"retry-after", str(max(1, math.ceil(error.retry_after_s))).encode()),)
     if isinstance(error, errors.UnauthorizedError):
         return ((b"www-authenticate", b"Bearer"),)
     return ()

@@ -25,7 +25,8 @@ from logweir.standalone.binaries import Binaries
 OPERATOR = "lw_operator"
 """The user that provisioning logs in as."""
 
-DEFAULT_LINE = "user default off resetkeys resetchannels -@all"
+DEFAULT_LINE = "user default off ~* &* +@all"
+"""Nobody can log in as it. It may do all, as Redis 7.0 replays its journal with its rights."""
 
 LARGEST_MEMORY_BYTES = 4 << 30
 SMALLEST_MEMORY_BYTES = 256 << 20
