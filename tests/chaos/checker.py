@@ -186,17 +186,21 @@ class _Judge:
 
     def most(self, request: Request) -> int:
         """How many copies there may be: one; without a key as many as the request was sent."""
-        return 1 if request.intent.key else len(request.retries) + len(request.answers) or 1
+        return 1 if request.intent.key else request.sent
 
     def reused(self, request: Request, index: int, copies: int, kept: int) -> None:
-        """A body under another one's key is never stored; accepted, it is in quarantine, but for a
-        producer's number, of which no fingerprint is known: that counts as a repeat."""
+        """A body under another one's key is never stored; accepted, it is in quarantine, where
+        nothing tells a retry from the first. Of a producer's number no fingerprint is known: that
+        counts as a repeat."""
         if copies:
             self.miss("refused but stored", "its key belongs to another body", request, index)
-        is_kept = request.outcome == "acked" and not request.intent.is_numbered
+        if request.outcome != "acked" or request.intent.is_numbered:
+            return
         name = (request.intent.producer, request.intent.first + index)
-        if is_kept and kept != 1 and not (kept == 0 and name in self.stuck):
-            self.miss("lost", f"a key conflict, {kept} times in quarantine", request, index)
+        if not kept and name not in self.stuck:
+            self.miss("lost", "a key conflict, accepted and not in quarantine", request, index)
+        if kept > request.sent:
+            self.miss("doubled", f"a key conflict, {kept} in quarantine", request, index)
 
     def strangers(self) -> None:
         known = {
@@ -250,7 +254,7 @@ class _Judge:
             return
         whole = Outcome(stored=len(intent.good), expired=len(intent.expired))
         allowed = [whole]
-        if self.has_forgotten(request, ack):
+        if request.sent > 1:  # then another block may have been the first to be settled
             allowed.append(Outcome(repeated=whole.total))
         found = self.truth.outcomes.get(ack.receipt)
         if found not in allowed:

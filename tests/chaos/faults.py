@@ -10,11 +10,12 @@ an append is never answered and then forgotten.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import msgspec
 import psycopg
@@ -28,17 +29,21 @@ GATHER_S = 0.4
 
 MOVES = {
     "ingest": 2,
-    "collector": 3,
+    "collector": 2,
     "postgres": 3,
     "valkey": 1,
     "valkey with a backlog": 2,
     "postgres, then valkey with a backlog": 2,
     "collector and valkey with a backlog": 1,
+    "collector within a commit": 2,
     "both ends of a commit without an ack": 2,
     "ingest between append and answer": 2,
     "ingest between append and answer, and its markers": 2,
 }
-"""How often each comes; 25 kills in all."""
+"""How often each comes; the last of all is one more of the collector: 27 kills."""
+
+LAST = "collector"
+"""What it held is left to its successor, with no other fault to make it look for more."""
 
 
 class Kill(msgspec.Struct):
@@ -63,7 +68,8 @@ class Faults:
 
     async def run(self, load_s: float) -> None:
         """Do all moves, spread over the load; return when everything is ready again."""
-        moves = order([name for name, count in MOVES.items() for _ in range(count)], self._random)
+        moves = [name for name, count in MOVES.items() for _ in range(count)]
+        moves = [*order(moves, self._random), LAST]
         begin_s, step_s = time.monotonic(), load_s / len(moves)
         try:
             for number, move in enumerate(moves):
@@ -90,6 +96,7 @@ class Faults:
                     lambda: self._with_backlog("valkey"),
                     self._postgres_then_valkey,
                     lambda: self._with_backlog("collector", "valkey"),
+                    self._half_a_commit,
                     self._commit_without_ack,
                     self._append_without_answer,
                     self._forgotten_append,
@@ -130,21 +137,32 @@ class Faults:
         await self._kill("postgres")
         await self._kill("valkey", await self._backlog())
 
+    async def _half_a_commit(self) -> None:
+        """Kill the collector within its transaction: what it did not commit comes again."""
+        async with self._stalled_commit():
+            await self._kill("collector", await self._entries())
+
     async def _commit_without_ack(self) -> None:
         """Kill both when a commit has taken place and its ack has not: the blocks come again."""
-        for name in ("postgres", "collector", "valkey"):
-            await self._up.ready(name)
-        valkey = self._up.process("valkey").pid or 0
-        async with await psycopg.AsyncConnection.connect(self._up.superuser()) as connection:
-            await connection.execute("lock table usage in exclusive mode")
-            await _poll(connection, "wait_event_type = 'Lock'", wanted=True)
+        async with self._stalled_commit() as connection:
             backlog = await self._entries()
-            os.kill(valkey, signal.SIGSTOP)
+            os.kill((await self._up.ready("valkey")).pid or 0, signal.SIGSTOP)
             self._say("stop valkey, a commit is on its way")
             await connection.rollback()
             await _poll(connection, "state <> 'idle'", wanted=False)
         for target in ("valkey", "collector"):
             await self._kill(target, backlog)
+
+    @contextlib.asynccontextmanager
+    async def _stalled_commit(self) -> AsyncIterator[psycopg.AsyncConnection]:
+        """Yield when a collector has sent all of a transaction but its end; leaving lets it go."""
+        for name in ("postgres", "collector", "valkey"):
+            await self._up.ready(name)
+        async with await psycopg.AsyncConnection.connect(self._up.superuser()) as connection:
+            await connection.execute("lock table usage in exclusive mode")
+            await _poll(connection, "wait_event_type = 'Lock'", wanted=True)
+            yield connection
+            await connection.rollback()
 
     async def _append_without_answer(self) -> None:
         """Kill ingest when the journal has taken blocks and nobody was told: all come again."""

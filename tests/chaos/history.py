@@ -127,6 +127,11 @@ class Request(msgspec.Struct):
         return "refused" if self.answers else "unknown"
 
     @property
+    def sent(self) -> int:
+        """How often it was sent: each attempt but one that was given up at once has a line."""
+        return len(self.retries) + len(self.answers) or 1
+
+    @property
     def end_s(self) -> float:
         """When the last thing was heard of it."""
         return self.answers[-1].at_s if self.answers else self.intent.at_s

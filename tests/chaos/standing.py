@@ -55,7 +55,7 @@ class Up:
         deadline_s = time.monotonic() + READY_S
         while not self.shown().ready:
             assert self._process.poll() is None, f"it ended: {self.words()}"
-            assert time.monotonic() < deadline_s, f"not ready: {self.shown()}"
+            assert time.monotonic() < deadline_s, f"not ready: {self.shown().processes}"
             time.sleep(0.05)
 
     def _command(self, command: str, *more: str) -> list[str]:

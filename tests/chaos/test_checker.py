@@ -261,7 +261,7 @@ def test_a_query_that_shows_something_else_is_named(change: Callable[[Truth], No
     [
         pytest.param("block.0", None, id="unknown to the ledger"),
         pytest.param("block.0", Outcome(stored=3, expired=1), id="fewer records"),
-        pytest.param("block.2", Outcome(repeated=4), id="a repeat, though all was remembered"),
+        pytest.param("block.2", Outcome(stored=2, repeated=2), id="half a repeat"),
     ],
 )
 def test_a_receipt_with_another_outcome_is_named(receipt, outcome):
@@ -325,6 +325,24 @@ def test_another_body_that_was_accepted_and_is_nowhere_is_lost():
     there.books = msgspec.structs.replace(there.books, accepted=17)
 
     assert kinds(there, forgotten_and_accepted()) == {"lost": 4, "accounting": 1}
+
+
+def test_another_body_that_is_in_quarantine_more_often_than_sent_is_doubled():
+    there = truth()
+    there.quarantined = [(1, seq) for seq in range(50, 54)] * 2
+    there.books = msgspec.structs.replace(there.books, accepted=17)
+
+    assert kinds(there, forgotten_and_accepted()) == {"doubled": 4, "accounting": 1}
+
+
+def test_what_was_sent_once_is_no_repeat_for_the_ledger():
+    there = truth()
+    there.outcomes = dict(there.outcomes) | {"block.3": Outcome(repeated=4)}
+    there.stored += stored(60)
+    there.queried += [(one.id, one.digest) for one in stored(60)]
+    of = [*lines(), intent("once", 60, "key d"), ack("once", 3)]
+
+    assert "wrong receipt" in kinds(there, of)
 
 
 def test_a_repeat_after_the_markers_were_lost_may_have_a_receipt_of_its_own():

@@ -14,7 +14,7 @@ from chaos.numbered import Maker
 from chaos.producer import Door, Producer, run_all
 from chaos.standing import Up
 
-LOAD_S = 80.0
+LOAD_S = 85.0
 PRODUCERS = 16
 RECORDS_PER_S = 3000
 RECORDS_PER_REQUEST = 40
@@ -86,7 +86,7 @@ async def test_what_is_acknowledged_is_stored_once_whatever_is_killed(
     with capsys.disabled():
         print(text)
 
-    assert not verdict.misses, text
+    assert verdict.kinds == {}, text
     assert len(harm.kills) >= 20
     assert verdict.numbers["records acked"] > 10_000
     request.node.stash[PASSED] = True
