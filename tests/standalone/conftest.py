@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from reconciling import Place, reconciling
+from upping import Up, upping
 
 from logweir.backends import provision
 from logweir.standalone.postgres import Postgres
@@ -53,3 +54,11 @@ async def up_place(
     """A reconciler of `up` in this loop; `up_place.passes()` is one pass of it."""
     async with reconciling(place / "data", postgres, valkey, roots) as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def shared_up() -> Iterator[Up]:
+    """A running `logweir up` that tests share; they leave it as they found it."""
+    with upping() as up:
+        up.detach()
+        yield up

@@ -116,17 +116,29 @@ def _begin(place: Folder, postgres: Postgres, supervisor: Supervisor, wakeup: in
     else:
         # initdb takes as long as the imports do: a process of its own does it meanwhile.
         preparing = _prepare_aside(place, postgres)
-    supervisor.start("valkey")
-    for module in ("standalone.cluster", *(f"{role}.app" for role in ROLES)):
-        importlib.import_module(f"logweir.{module}")
-        if not preparing and not supervisor.is_stopping:
-            supervisor.turn(wakeup)  # the operator need not wait for all of them
+    try:
+        supervisor.start("valkey")
+        for module in ("standalone.cluster", *(f"{role}.app" for role in ROLES)):
+            importlib.import_module(f"logweir.{module}")
+            if not preparing and not supervisor.is_stopping:
+                supervisor.turn(wakeup)  # the operator need not wait for all of them
+    except BaseException:
+        if preparing:
+            _give_up(preparing, postgres)
+        raise
     if preparing:
         os.waitpid(preparing, 0)
         if not supervisor.is_stopping:
             supervisor.start("postgres")
     gc.collect()
     gc.freeze()
+
+
+def _give_up(preparing: int, postgres: Postgres) -> None:
+    os.kill(preparing, signal.SIGKILL)
+    os.waitpid(preparing, 0)
+    programs = frozenset({"initdb", "postgres"})
+    servers.clear(postgres.folder, programs, None, signal.SIGKILL)
 
 
 def _prepare_aside(place: Folder, postgres: Postgres) -> int:
