@@ -169,6 +169,22 @@ async def test_too_large_a_journal_to_look_through_is_said(client, tenant, monke
     assert answer.headers["retry-after"]
 
 
+async def test_a_block_that_is_stored_between_two_looks_is_stored(tenant):
+    payload = encode(tenant.id, tenant.pipeline, [request(records(2))])
+
+    async def moves_on() -> bool:
+        await tenant.store().commit(
+            tenant.pipeline, [delivered(payload)], now_ns=time.time_ns(), retention_days=30
+        )
+        return False
+
+    found = await receipts.look_up(
+        tenant.reader(), moves_on, None, ids.Receipt(block.header(payload).uuid, 0)
+    )
+
+    assert found.state == "stored"
+
+
 @pytest.mark.parametrize(
     "text",
     [
