@@ -73,7 +73,8 @@ def test_a_full_file_is_moved_on_and_the_oldest_is_dropped(log, tmp_path, monkey
 def test_nothing_is_lost_when_files_are_moved_on(log, tmp_path, monkeypatch):
     monkeypatch.setattr(logfiles, "MAX_BYTES", 5000)
     lines = b"".join(b"line %d\n" % number for number in range(1500))
-    say(log, lines)
+    for line in lines.splitlines(keepends=True):
+        say(log, line)
 
     found = b"".join(tmp_path.joinpath(f"role.log{end}").read_bytes() for end in (".2", ".1", ""))
     assert found == lines

