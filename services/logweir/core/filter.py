@@ -25,11 +25,10 @@ part of the format. A filter of an unknown version is not asked.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from logweir.core import columns
 from logweir.core.columns import Bools, Int64s, UInt8s, UInt64s
@@ -50,15 +49,18 @@ _PORTION_BYTES: Final = 1 << 20
 _PAD: Final = b"\0" * 40
 """Room behind a text, so that reading the last token's 32 bytes stays inside."""
 
-_IN_RUN: Final = np.zeros(256, np.bool_)
-_IN_RUN[np.frombuffer(b"0123456789.-", np.uint8)] = True
-_IN_RUN[ord("A") : ord("Z") + 1] = True
-_IN_RUN[ord("a") : ord("z") + 1] = True
-_IS_DIGIT: Final = np.zeros(256, np.bool_)
-_IS_DIGIT[ord("0") : ord("9") + 1] = True
-_TRIMMED: Final = b".-"
-_IS_TRIMMED: Final = np.zeros(256, np.bool_)
-_IS_TRIMMED[np.frombuffer(_TRIMMED, np.uint8)] = True
+_IN_RUN: Final = 1
+_DIGIT: Final = 2
+_TRIMMED: Final = 4
+_CLASS: Final = bytes(
+    _IN_RUN | _DIGIT * (byte in b"0123456789") | _TRIMMED * (byte in b".-")
+    if byte in b".-" or (byte < 128 and chr(byte).isalnum())
+    else 0
+    for byte in range(256)
+)
+"""What each byte is, as flags: part of a run, a digit, not part of a token's end."""
+
+_DIGITS_OF_WORD: Final = np.uint64(0x0101_0101_0101_0101 * _DIGIT)
 _TRIMS_AT_ONCE: Final = 3
 
 _KEEP: Final = np.array([(1 << 8 * n) - 1 for n in range(8)] + [(1 << 64) - 1], np.uint64)
@@ -177,27 +179,39 @@ def _as_list(*parts: UInt64s) -> list[int]:
 
 
 class _Runs(msgspec.Struct, frozen=True, eq=False):
-    """Runs of a text: bytes [start, end) of `data`, which has `_PAD` behind it; shape (r,).
+    """Runs of a text: its bytes [start, end); shape (r,).
 
-    `digits` counts the digits before each place, shape (len(data) + 1,).
+    `classes` are the flags of each byte, `words` and `class_words` eight bytes of the text and
+    eight flags at each place. Words overlap, so any token is read with a few look-ups.
     """
 
-    data: UInt8s
+    classes: UInt8s
     words: UInt64s
-    digits: npt.NDArray[np.uint32]
+    class_words: UInt64s
     start: Int64s
     end: Int64s
 
 
 def _runs(text: bytes) -> _Runs:
     padded = text + _PAD
-    data = np.frombuffer(padded, np.uint8)
-    edges = np.flatnonzero(np.diff(_IN_RUN[data].view(np.int8), prepend=np.int8(0)))
-    digits = np.zeros(len(data) + 1, np.uint32)
-    np.cumsum(_IS_DIGIT[data], out=digits[1:], dtype=np.uint32)
-    # One 8-byte word at each place: words overlap, so any token is read with a few look-ups.
-    words: npt.NDArray[Any] = np.ndarray((len(data) - 7,), "<u8", buffer=padded, strides=(1,))
-    return _Runs(data, words, digits, edges[0::2], edges[1::2])
+    flags = padded.translate(_CLASS)
+    classes = np.frombuffer(flags, np.uint8)
+    is_inside = classes > 0
+    edges = np.flatnonzero(is_inside[1:] != is_inside[:-1]) + 1
+    if is_inside[0]:
+        edges = np.concatenate([np.zeros(1, np.int64), edges])
+    return _Runs(
+        classes,
+        _words(padded),
+        _words(flags),
+        edges[0::2],
+        edges[1::2],
+    )
+
+
+def _words(padded: bytes) -> UInt64s:
+    found: UInt64s = np.ndarray((len(padded) - 7,), "<u8", buffer=padded, strides=(1,))
+    return found
 
 
 def _text_keys(column: bytes) -> UInt64s:
@@ -211,19 +225,20 @@ def _text_keys(column: bytes) -> UInt64s:
 def _token_keys(runs: _Runs, which: Bools) -> UInt64s:
     which = which & (runs.end - runs.start >= MIN_TOKEN_BYTES)
     start, end = runs.start[which], runs.end[which].copy()
-    _trim(runs.data, start, end)
+    _trim(runs.classes, start, end)
     size = end - start
-    near = runs.digits[np.minimum(start + DIGIT_WITHIN, end)] - runs.digits[start]
+    near = runs.class_words[start] & _KEEP[np.minimum(size, DIGIT_WITHIN)] & _DIGITS_OF_WORD
     good = (size >= MIN_TOKEN_BYTES) & (size <= MAX_TOKEN_BYTES) & (near > 0)
     return _hash(runs.words, start[good], size[good], _TOKEN_SEED)
 
 
-def _trim(data: UInt8s, start: Int64s, end: Int64s) -> None:
+def _trim(classes: UInt8s, start: Int64s, end: Int64s) -> None:
     """Move ends before trailing `.` and `-`: a few of all at once, long rulers one by one."""
     for _ in range(_TRIMS_AT_ONCE):
-        end[_IS_TRIMMED[data[end - 1]] & (end > start)] -= 1
-    for at in np.flatnonzero(_IS_TRIMMED[data[end - 1]] & (end > start)).tolist():
-        end[at] = start[at] + len(data[start[at] : end[at]].tobytes().rstrip(_TRIMMED))
+        end[(classes[end - 1] & _TRIMMED > 0) & (end > start)] -= 1
+    for at in np.flatnonzero((classes[end - 1] & _TRIMMED > 0) & (end > start)).tolist():
+        kept = classes[start[at] : end[at]].tobytes().rstrip(bytes([_IN_RUN | _TRIMMED]))
+        end[at] = start[at] + len(kept)
 
 
 def _hash(words: UInt64s, start: Int64s, size: Int64s, seed: np.uint64) -> UInt64s:
@@ -246,10 +261,12 @@ def _mix(state: UInt64s) -> UInt64s:
 
 def _window_keys(runs: _Runs) -> UInt64s:
     is_long = runs.end - runs.start >= WINDOW_BYTES
-    is_long &= runs.digits[runs.end] > runs.digits[runs.start]
-    start, size = runs.start[is_long], (runs.end - runs.start)[is_long]
+    start, end = runs.start[is_long], runs.end[is_long]
     if not len(start):
         return np.zeros(0, np.uint64)
+    flags = np.bitwise_or.reduceat(runs.classes, np.stack([start, end], axis=1).ravel())[::2]
+    start, end = start[flags & _DIGIT > 0], end[flags & _DIGIT > 0]
+    size = end - start
     cuts = np.flatnonzero(np.diff(np.cumsum(size) // _PORTION_BYTES)) + 1
     portions = zip(np.split(start, cuts), np.split(size, cuts), strict=True)
     return np.concatenate([_window_keys_of(runs, *portion) for portion in portions])
@@ -266,8 +283,10 @@ def _window_keys_of(runs: _Runs, start: Int64s, size: Int64s) -> UInt64s:
         width *= 2
     lowest = _minimum_of_neighbours(lowest, _PIECES_PER_WINDOW - width)
     fits = place + WINDOW_BYTES <= np.repeat(start + size, size)
-    at = place[fits]
-    has_digit = runs.digits[at + WINDOW_BYTES] > runs.digits[at]
+    digits = np.zeros(len(place) + 1, np.uint32)
+    np.cumsum(runs.classes[place] & _DIGIT > 0, out=digits[1:], dtype=np.uint32)
+    at = np.flatnonzero(fits)
+    has_digit = digits[at + WINDOW_BYTES] > digits[at]
     # The smallest of many hashes is small: mixed once more, it spreads over all blocks again.
     return _mix(_distinct(lowest[fits][has_digit]))
 
@@ -284,7 +303,7 @@ def _id_keys(column: bytes) -> UInt64s:
     if not column:
         return np.zeros(0, np.uint64)
     padded = column + _PAD + _PAD
-    words: npt.NDArray[Any] = np.ndarray((len(padded) - 7,), "<u8", buffer=padded, strides=(1,))
+    words = _words(padded)
     ends = columns.ends(column, columns.count(column))
     start = np.concatenate([np.zeros(1, np.int64), ends[:-1] + 1])
     size = ends - start
