@@ -18,7 +18,8 @@ from logweir.core.record import Labels
 
 _RESERVED_LABELS: Final = frozenset({"pipeline", "service", "level"})
 _LABEL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_.\-/]*")
-HEX = re.compile(r"[0-9a-f]*")
+HEX_DIGITS: Final = b"0123456789abcdef"
+_HEX = re.compile(r"[0-9a-f]*")
 _NUL_ESCAPE = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 _SURROGATE = re.compile(
     rb"(?<!\\)((?:\\\\)*)(?:(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})"
@@ -159,7 +160,7 @@ def hex_id(name: str, value: str | None) -> str:
     if not value:
         return ""
     text = value.lower().replace("-", "")
-    if len(text) > MAX_ID_BYTES or not HEX.fullmatch(text):
+    if len(text) > MAX_ID_BYTES or not _HEX.fullmatch(text):
         raise errors.BadRequestError(
             f"{name}: {value[:40]!r} is not hex of up to {MAX_ID_BYTES} digits"
         )

@@ -20,8 +20,14 @@ from logweir.core.block import Part
 from logweir.core.record import Labels
 from logweir.ingest import fields
 
-_CASE_BIT: Final = np.uint8(0x20)
-"""Set, it makes `[` to `{`, and nothing else to either."""
+_CONTROL: Final = 1
+_BRACKET: Final = 2
+_BRACE: Final = 3
+_MARKS: Final = bytes(
+    _CONTROL if byte < 32 else {ord("["): _BRACKET, ord("{"): _BRACE}.get(byte, 0)
+    for byte in range(256)
+)
+"""What matters of an attributes' bytes: control characters, and what opens a level."""
 
 _ATTRIBUTES_CHECK_BYTES: Final = 4 * bounds.MAX_ATTRIBUTES
 """Below this length an object cannot have too many keys: `"a":1,` takes six bytes."""
@@ -161,24 +167,27 @@ def _columns_are_good(body: bytes, is_array: bool, records: Sequence[WireRecord]
 
 
 def _ids_are_good(ids: list[str]) -> bool:
-    return not ids or (
-        fields.HEX.fullmatch("".join(ids)) is not None and max(map(len, ids)) <= fields.MAX_ID_BYTES
-    )
+    """All are lower-case hex that is not too long."""
+    if not ids:
+        return True
+    rest = "".join(ids).encode("utf-8", "replace").translate(None, fields.HEX_DIGITS)
+    return not rest and max(map(len, ids)) <= fields.MAX_ID_BYTES
 
 
 def _attributes_are_good(raws: list[msgspec.Raw]) -> bool:
     """All are flat enough, small enough objects, without control characters."""
     if not raws:
         return True
-    joined = np.frombuffer(b"\0" + b"\0".join(raws), np.uint8)
-    controls = np.flatnonzero(joined < 32)
-    if len(controls) != len(raws) or not (joined[controls + 1] == ord("{")).all():
+    joined = b"\0" + b"\0".join(raws)
+    marks = np.frombuffer(joined.translate(_MARKS), np.uint8)
+    places = np.flatnonzero(marks)
+    begins = np.flatnonzero(marks[places] == _CONTROL)
+    if len(begins) != len(raws) or not (marks[places[begins] + 1] == _BRACE).all():
         return False
-    if int(np.diff(controls, append=len(joined)).max()) > _ATTRIBUTES_CHECK_BYTES:
+    if int(np.diff(places[begins], append=len(joined)).max()) > _ATTRIBUTES_CHECK_BYTES:
         return False
     # Objects with fewer brackets than levels are allowed cannot be nested too deep.
-    opening = np.flatnonzero(joined | _CASE_BIT == ord("{"))
-    brackets = np.diff(np.searchsorted(opening, controls), append=len(opening))
+    brackets = np.diff(begins, append=len(places)) - 1
     return int(brackets.max()) < bounds.MAX_JSON_DEPTH
 
 
