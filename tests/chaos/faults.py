@@ -1,6 +1,6 @@
 """Faults under load: who is killed when, by a seed; and how long each takes to be back.
 
-    schedule(seed) -> Fault moves ... kill -9 -> a watch until the process is ready again
+    schedule(seed) -> a move ... kill -9 -> a watch until the process is ready again
 
 Besides kills at any moment there are directed ones, at the moments that lose or double records in
 a system that is wrong: the journal dies while it holds a backlog, a commit is never acknowledged,
@@ -26,21 +26,6 @@ from redis import exceptions
 WAIT_S = 20.0
 GATHER_S = 0.4
 """How long the journal stands still: most producers wait for an answer then."""
-
-MOVES = {
-    "ingest": 2,
-    "collector": 2,
-    "postgres": 3,
-    "valkey": 1,
-    "valkey with a backlog": 2,
-    "postgres, then valkey with a backlog": 2,
-    "collector and valkey with a backlog": 1,
-    "collector within a commit": 2,
-    "both ends of a commit without an ack": 2,
-    "ingest between append and answer": 2,
-    "ingest between append and answer, and its markers": 2,
-}
-"""How often each comes; the last of all is one more of the collector: 27 kills."""
 
 LAST = "collector"
 """What it held is left to its successor, with no other fault to make it look for more."""
@@ -68,14 +53,13 @@ class Faults:
 
     async def run(self, load_s: float) -> None:
         """Do all moves, spread over the load; return when everything is ready again."""
-        moves = [name for name, count in MOVES.items() for _ in range(count)]
-        moves = [*order(moves, self._random), LAST]
+        moves = schedule(self._random)
         begin_s, step_s = time.monotonic(), load_s / len(moves)
         try:
             for number, move in enumerate(moves):
                 due_s = begin_s + (number + self._random.uniform(0.1, 0.9)) * step_s
                 await asyncio.sleep(max(0.1, due_s - time.monotonic()))
-                await self._moves()[move]()
+                await MOVES[move][1](self)
             await asyncio.gather(*self._watches)
             await self._up.all_ready()
         finally:
@@ -84,36 +68,15 @@ class Faults:
             await asyncio.gather(*self._watches, return_exceptions=True)
             await self._journal.aclose()
 
-    def _moves(self) -> dict[str, Callable[[], Awaitable[None]]]:
-        return dict(
-            zip(
-                MOVES,
-                (
-                    lambda: self._kill("ingest"),
-                    lambda: self._kill("collector"),
-                    lambda: self._kill("postgres"),
-                    lambda: self._kill("valkey"),
-                    lambda: self._with_backlog("valkey"),
-                    self._postgres_then_valkey,
-                    lambda: self._with_backlog("collector", "valkey"),
-                    self._half_a_commit,
-                    self._commit_without_ack,
-                    self._append_without_answer,
-                    self._forgotten_append,
-                ),
-                strict=True,
-            )
-        )
-
     # ---- moves -------------------------------------------------------------------------------
 
     async def _kill(self, target: str, backlog: int = -1) -> None:
-        found = await self._up.ready(target)
-        os.kill(found.pid or 0, signal.SIGKILL)
+        pid = await self._up.ready(target)
+        os.kill(pid, signal.SIGKILL)
         self._say(f"kill {target}" + (f" at a backlog of {backlog}" if backlog >= 0 else ""))
         kill = Kill(target, time.monotonic(), backlog)
         self.kills.append(kill)
-        self._watches.append(asyncio.create_task(self._watch(kill, found.pid or 0)))
+        self._watches.append(asyncio.create_task(self._watch(kill, pid)))
 
     async def _watch(self, kill: Kill, pid: int) -> None:
         await self._up.ready(kill.target, not_pid=pid)
@@ -121,7 +84,7 @@ class Faults:
 
     async def _with_backlog(self, *targets: str) -> None:
         """Kill these while the journal holds entries, for the collector stands still."""
-        collector = (await self._up.ready("collector")).pid or 0
+        collector = await self._up.ready("collector")
         await self._up.ready("valkey")
         os.kill(collector, signal.SIGSTOP)
         self._say("stop collector")
@@ -146,7 +109,7 @@ class Faults:
         """Kill both when a commit has taken place and its ack has not: the blocks come again."""
         async with self._stalled_commit() as connection:
             backlog = await self._entries()
-            os.kill((await self._up.ready("valkey")).pid or 0, signal.SIGSTOP)
+            os.kill(await self._up.ready("valkey"), signal.SIGSTOP)
             self._say("stop valkey, a commit is on its way")
             await connection.rollback()
             await _poll(connection, "state <> 'idle'", wanted=False)
@@ -178,8 +141,8 @@ class Faults:
     async def _stop_ingest_after_append(self) -> None:
         """While the journal stands still, appends gather before it; then ingest does, and the
         journal takes them all."""
-        ingest = (await self._up.ready("ingest")).pid or 0
-        valkey = (await self._up.ready("valkey")).pid or 0
+        ingest = await self._up.ready("ingest")
+        valkey = await self._up.ready("valkey")
         before = await self._appends()
         os.kill(valkey, signal.SIGSTOP)
         self._say("stop valkey")
@@ -247,16 +210,32 @@ async def _poll(connection: psycopg.AsyncConnection, condition: str, *, wanted: 
         await asyncio.sleep(0.02)
 
 
-def order(moves: list[str], dice: random.Random) -> list[str]:
-    """Shuffle; moves of one name never follow each other where that can be avoided."""
-    left = list(moves)
+MOVES: dict[str, tuple[int, Callable[[Faults], Awaitable[None]]]] = {
+    "ingest": (2, lambda faults: faults._kill("ingest")),
+    "collector": (2, lambda faults: faults._kill("collector")),
+    "postgres": (3, lambda faults: faults._kill("postgres")),
+    "valkey": (1, lambda faults: faults._kill("valkey")),
+    "valkey with a backlog": (2, lambda faults: faults._with_backlog("valkey")),
+    "postgres, then valkey with a backlog": (2, Faults._postgres_then_valkey),
+    "both with a backlog": (1, lambda faults: faults._with_backlog("collector", "valkey")),
+    "collector within a commit": (2, Faults._half_a_commit),
+    "both between commit and ack": (2, Faults._commit_without_ack),
+    "ingest between append and answer": (2, Faults._append_without_answer),
+    "ingest between append and answer, and its markers": (2, Faults._forgotten_append),
+}
+"""How often each comes, and what does it; with the last one 27 kills."""
+
+
+def schedule(dice: random.Random) -> list[str]:
+    """Shuffle all moves; those of one name do not follow each other where that can be avoided."""
+    left = [name for name, (count, _) in MOVES.items() for _ in range(count)]
     dice.shuffle(left)
     found: list[str] = []
     while left:
         others = [one for one in left if not found or one != found[-1]]
         found.append(dice.choice(others or left))
         left.remove(found[-1])
-    return found
+    return [*found, LAST]
 
 
 def table(kills: list[Kill]) -> list[str]:

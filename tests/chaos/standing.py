@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -115,18 +114,22 @@ class Up:
     def process(self, name: str) -> ProcessStatus:
         return next(one for one in self.shown().processes if one.name == name)
 
-    async def ready(self, name: str, not_pid: int = 0) -> ProcessStatus:
-        """Wait until a process is ready, and another one than that."""
-
-        def is_back() -> bool:
+    async def ready(self, name: str, not_pid: int = 0) -> int:
+        """Wait until a process is ready, and another one than that; return its id."""
+        deadline_s = time.monotonic() + BACK_S
+        while True:
             found = self.process(name)
-            return found.state == "ready" and found.pid not in (None, not_pid)
-
-        await until(is_back, f"{name} to be ready", BACK_S)
-        return self.process(name)
+            if found.state == "ready" and found.pid and found.pid != not_pid:
+                return found.pid
+            assert time.monotonic() < deadline_s, f"{name} is not ready: {found}"
+            await asyncio.sleep(0.05)
 
     async def all_ready(self) -> None:
-        await until(lambda: self.shown().ready, "all to be ready", BACK_S)
+        """Wait until all of it is ready."""
+        deadline_s = time.monotonic() + BACK_S
+        while not (found := self.shown()).ready:
+            assert time.monotonic() < deadline_s, f"not ready: {found.processes}"
+            await asyncio.sleep(0.05)
 
     # ---- its doors ---------------------------------------------------------------------------
 
@@ -153,11 +156,3 @@ class Up:
         """Of the pipeline's keys in the journal."""
         found = self.tenant()
         return names.journal_pipeline(found.tenant, found.pipelines[0].id)
-
-
-async def until(true: Callable[[], bool], what: str, wait_s: float) -> None:
-    """Wait until something is true, or fail."""
-    deadline_s = time.monotonic() + wait_s
-    while not true():
-        assert time.monotonic() < deadline_s, f"waited in vain for {what}"
-        await asyncio.sleep(0.05)
