@@ -6,11 +6,12 @@ import asyncio
 import time
 
 import builders
+import psycopg
 import pytest
 import world
 from reconciling import URL, Place, pipeline, tenant
 
-from logweir.backends import journal, provision
+from logweir.backends import journal, provision, store
 from logweir.collector.worker import Worker
 from logweir.core import errors, keys, names
 from logweir.core.names import TenantId
@@ -192,6 +193,37 @@ async def test_a_tenant_that_failed_is_made_later(up_place, monkeypatch):
     monkeypatch.setattr(making, "RETRY_S", (0.0, 0.0))
     await up_place.apply(tenant())
     await up_place.passes(3)
+
+    assert await up_place.ready("LogTenant", "acme") == ("True", "Reconciled")
+
+
+async def test_a_resource_that_was_mended_is_made_at_once(up_place, monkeypatch):
+    monkeypatch.setattr(making, "RETRY_S", (1000.0, 1000.0))
+    await made(up_place, tenant("first", tenantId="mended-id"))
+    await up_place.apply(tenant("second", tenantId="mended-id"))
+    await up_place.passes(2)
+    await up_place.control.delete_object("LogTenant", "default", "second")
+    await up_place.passes()
+    await up_place.apply(tenant("second", tenantId="mended-too"))
+    await up_place.passes()
+
+    assert await up_place.ready("LogTenant", "second") == ("True", "Reconciled")
+
+
+async def test_a_failed_resource_is_made_at_once_when_it_changes(up_place, monkeypatch):
+    monkeypatch.setattr(making, "RETRY_S", (1000.0, 1000.0))
+    honest = provision.provision_store
+
+    def provision_store(conninfo, row, roots, limits):
+        if limits.connection_limit > 100:
+            raise errors.UnavailableError("Too many connections.")
+        honest(conninfo, row, roots, limits)
+
+    monkeypatch.setattr(provision, "provision_store", provision_store)
+    await up_place.apply(tenant(postgres={"connectionLimit": 101}))
+    await up_place.passes()
+    await up_place.apply(tenant(postgres={"connectionLimit": 100}))
+    await up_place.passes()
 
     assert await up_place.ready("LogTenant", "acme") == ("True", "Reconciled")
 
@@ -435,6 +467,17 @@ async def test_a_pipeline_of_the_same_name_is_another_one(up_place):
     assert up_place.served() == ["web"]
 
 
+async def test_a_deleted_pipeline_is_still_known_to_who_reads_its_records(up_place):
+    of = await made(up_place, tenant(), pipeline())
+    await up_place.delete("LogPipeline", "web")
+    await up_place.passes()
+    live = await up_place.control.pipelines()
+    known = await up_place.control.pipelines(with_deleted=True)
+
+    assert [one.name for one in live if one.tenant == of] == []
+    assert [(one.name, one.state) for one in known if one.tenant == of] == [("web", "deleted")]
+
+
 async def test_a_deleted_tenant_waits_for_its_pipelines(up_place):
     of = await made(up_place, tenant(), pipeline())
     [to] = [one.id for one in await up_place.control.pipelines() if one.tenant == of]
@@ -491,13 +534,13 @@ async def test_the_logins_of_a_retained_tenant_are_locked(up_place):
 async def test_the_policy_delete_leaves_nothing(up_place):
     of = await made(up_place, tenant(deletionPolicy="Delete"), pipeline())
     [mine] = up_place.collector_binding().tenants
-    worker = Worker(mine, "c0", Life())  # its connections are open
-    await worker._turn()
-    await up_place.delete("LogPipeline", "web")
-    await up_place.delete("LogTenant", "acme")
-    await up_place.passes(3)
-    await worker._reader.close()
-    await worker._store.close()
+    with psycopg.connect(store.conninfo(mine.store, mine.store_login, "test")) as still_open:
+        await up_place.delete("LogPipeline", "web")
+        await up_place.delete("LogTenant", "acme")
+        await up_place.passes(3)
+
+        with pytest.raises(psycopg.OperationalError):
+            still_open.execute("select 1")
 
     schema = names.schema(of)
     assert await up_place.object("LogTenant", "acme") is None

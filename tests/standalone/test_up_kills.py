@@ -56,6 +56,16 @@ def test_a_killed_process_is_back_and_what_was_acknowledged_is_found(up, name):
     up.until(lambda: up.shown()["ready"])
 
 
+@pytest.mark.parametrize("name", ["operator", "ingest", "collector", "query", "keeper"])
+def test_a_role_keeps_none_of_the_supervisors_files(up, name):
+    role = psutil.Process(up.process_of(name)["pid"])
+    own = {path for path in (one.path for one in role.open_files()) if str(up.data) in path}
+    listening = [one for one in role.net_connections("tcp") if one.status == psutil.CONN_LISTEN]
+
+    assert own == set()
+    assert len(listening) == (2 if name in ("ingest", "query") else 1)
+
+
 def test_a_killed_worker_of_the_gateway_is_back(up):
     [worker, *_] = psutil.Process(up.process_of("gateway")["pid"]).children()
     worker.kill()

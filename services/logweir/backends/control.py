@@ -154,9 +154,12 @@ class Control:
         rows = await self._rows("select * from logweir.tenants where state <> 'deleted'")
         return msgspec.convert(rows, list[Tenant])
 
-    async def pipelines(self) -> list[Pipeline]:
-        """Return all pipelines that are not deleted."""
-        rows = await self._rows("select * from logweir.pipelines where state <> 'deleted'")
+    async def pipelines(self, *, with_deleted: bool = False) -> list[Pipeline]:
+        """Return all pipelines; those that are deleted only for who reads what they have left."""
+        rows = await self._rows(
+            "select * from logweir.pipelines where state <> 'deleted' or %s order by id",
+            [with_deleted],
+        )
         return msgspec.convert(rows, list[Pipeline])
 
     async def api_keys(self) -> list[ApiKeyRow]:

@@ -38,9 +38,10 @@ _SCOPES: Final = {"ingest": keys.SCOPE_INGEST, "query": keys.SCOPE_QUERY, "admin
 
 
 class Work(msgspec.Struct, eq=False):
-    """What is known of one LogTenant between passes. `done` is the fingerprint of what is made."""
+    """What is known of one LogTenant; `done` and `tried` are fingerprints of what was made."""
 
     done: str = ""
+    tried: str = ""
     problem: str = ""
     failures: int = 0
     retry_at_s: float = 0.0
@@ -92,8 +93,11 @@ class Maker:
 
     async def _make(self, wanted: Wanted) -> None:
         work = self._works.setdefault(wanted.live.key, Work())
-        if work.done == wanted.fingerprint or time.monotonic() < work.retry_at_s:
+        now = wanted.fingerprint
+        is_changed = now != work.tried
+        if work.done == now or (time.monotonic() < work.retry_at_s and not is_changed):
             return
+        work.tried = now
         name = wanted.live.stored.name
         try:
             texts = await self._provision(wanted)
@@ -105,7 +109,7 @@ class Maker:
                 logger.exception("tenant failed", extra={"tenant": name})
             work.claimed_by_other, work.problem = False, problem
         else:
-            self._works[wanted.live.key] = Work(done=wanted.fingerprint, key_texts=texts)
+            self._works[wanted.live.key] = Work(now, now, key_texts=texts)
             logger.info("tenant is as it should be", extra={"tenant": name})
             return
         low, high = RETRY_S
