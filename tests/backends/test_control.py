@@ -57,11 +57,10 @@ async def key(door: Control, tenant: control.Tenant, **fields: Any) -> control.A
     return await door.ensure_api_key(tenant, **what)
 
 
-async def keys_of(door: Control, tenant: control.Tenant) -> dict[int, bool]:
-    """The tenant's keys by id, and whether each is good."""
-    return {
-        one.id: one.revoked_at is None for one in await door.api_keys() if one.tenant == tenant.id
-    }
+async def keys_of(door: Control, tenant: control.Tenant) -> list[tuple[int, bool]]:
+    """The ids of the tenant's keys, sorted, and whether each is good."""
+    found = [one for one in await door.api_keys() if one.tenant == tenant.id]
+    return sorted((one.id, one.revoked_at is None) for one in found)
 
 
 # Identities
@@ -205,7 +204,7 @@ async def test_a_changed_key_is_a_new_one_and_the_old_is_revoked(door, change):
     old = await key(door, tenant)
     new = await key(door, tenant, **change)
 
-    assert await keys_of(door, tenant) == {old.id: False, new.id: True}
+    assert await keys_of(door, tenant) == sorted([(old.id, False), (new.id, True)])
 
 
 async def test_a_key_that_is_to_expire_earlier_is_a_new_one(door):
@@ -215,8 +214,8 @@ async def test_a_key_that_is_to_expire_earlier_is_a_new_one(door):
     late = await key(door, tenant, expires_at=day)
     early = await key(door, tenant, expires_at=day - timedelta(days=1))
 
-    found = await keys_of(door, tenant)
-    assert found == {never.id: False, late.id: False, early.id: True}
+    expected = [(never.id, False), (late.id, False), (early.id, True)]
+    assert await keys_of(door, tenant) == sorted(expected)
 
 
 async def test_a_key_that_may_live_longer_stays_and_has_another_text(door):
@@ -247,8 +246,8 @@ async def test_keys_that_are_not_kept_are_revoked(door):
     untouched = await key(door, other, name="gone")
     await door.revoke_api_keys(tenant.id, ["main"])
 
-    assert await keys_of(door, tenant) == {kept.id: True, gone.id: False}
-    assert await keys_of(door, other) == {untouched.id: True}
+    assert await keys_of(door, tenant) == sorted([(kept.id, True), (gone.id, False)])
+    assert await keys_of(door, other) == [(untouched.id, True)]
 
 
 async def test_a_name_that_was_revoked_may_have_a_key_again(door):
@@ -257,7 +256,7 @@ async def test_a_name_that_was_revoked_may_have_a_key_again(door):
     await door.revoke_api_keys(tenant.id, [])
     new = await key(door, tenant)
 
-    assert await keys_of(door, tenant) == {old.id: False, new.id: True}
+    assert await keys_of(door, tenant) == sorted([(old.id, False), (new.id, True)])
 
 
 async def test_two_that_ask_for_one_key_at_once_get_the_same(door, other_door):
@@ -272,7 +271,7 @@ async def test_the_keys_of_a_deleted_tenant_go(door):
     await key(door, tenant)
     await door.set_tenant_deleted(tenant.id)
 
-    assert await keys_of(door, tenant) == {}
+    assert await keys_of(door, tenant) == []
 
 
 # Objects

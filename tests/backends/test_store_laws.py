@@ -36,7 +36,7 @@ class Sent(msgspec.Struct, frozen=True):
 
 
 free_keys = st.sampled_from(["a", "b", "c"])
-numbers = st.integers(0, 12).map(lambda number: f"p1.{number}")
+numbers = st.integers(0, 3).map(lambda number: f"p1.{number}")
 sent = st.builds(
     Sent,
     key=st.one_of(st.just(""), free_keys, numbers),
@@ -45,7 +45,7 @@ sent = st.builds(
     old=st.integers(0, 1),
 )
 blocks = st.lists(st.lists(sent, min_size=1, max_size=4), min_size=1, max_size=6)
-batch = st.lists(st.integers(0, 5), max_size=4)
+batch = st.lists(st.integers(0, 5), max_size=2)
 schedules = st.lists(st.tuples(batch, batch), min_size=1, max_size=4)
 
 

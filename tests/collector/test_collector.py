@@ -106,6 +106,17 @@ async def test_a_tenant_that_left_is_collected_no_more_and_reported_no_more(tena
     assert await draining.backlog(tenant) == 1
 
 
+async def test_a_tenant_that_left_while_its_store_was_away_is_reported_no_more(tenant):
+    async with collector(tenant) as (running, reports):
+        with draining.no_logins(tenant):
+            await draining.append(tenant, some(tenant, "a"))
+            await until(reports.problems)
+            await running.bind(CollectorBinding())
+            problems = reports.problems()
+
+    assert problems == {}
+
+
 async def test_the_same_binding_again_leaves_the_workers_alone(tenant):
     async with collector() as (running, reports):
         await running.bind(binding(tenant, linger_s=60))
