@@ -182,6 +182,20 @@ async def test_blocks_that_the_store_refuses_open_the_breaker_as_well(tenant):
     assert await draining.backlog(tenant) == 3
 
 
+async def test_damaged_blocks_of_before_a_restart_stop_the_pipeline_as_well(tenant):
+    for _ in range(2 * breaker.IN_A_ROW):
+        await draining.append_raw(tenant, b"no block")
+    await tenant.journal_reader("c0").read([tenant.pipeline], 100, 0.1)
+    reports = Reports()
+
+    async with collecting(tenant.collector_binding(), "c0", reports):
+        await until(lambda: reports.heard)
+        await reports.turns(3)
+
+    assert len(draining.quarantine(tenant)) == breaker.IN_A_ROW
+    assert await draining.pending(tenant) == breaker.IN_A_ROW
+
+
 async def test_a_stopped_pipeline_does_not_stop_its_neighbour(make_tenant):
     tenant = await make_tenant(pipelines=("default", "audit"))
     audit = tenant.pipelines["audit"].id
