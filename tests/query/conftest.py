@@ -15,14 +15,15 @@ import pytest
 import world
 from serving import Role, serving, until
 
-from logweir.backends import provision, redis_client
+from logweir.backends import provision, redis_client, segments_reader
 from logweir.core import keys
 from logweir.core.binding import JournalServer, Login, QueryBinding
+from logweir.core.names import PipelineId
 from logweir.query import app, watch
 from logweir.standalone import servers
 
 Serve = Callable[[], contextlib.AbstractAsyncContextManager[Role]]
-ClientOf = Callable[[str], Awaitable[httpx2.AsyncClient]]
+ClientOf = Callable[..., Awaitable[httpx2.AsyncClient]]
 
 
 @pytest.fixture(scope="session")
@@ -50,6 +51,7 @@ def role(binding: QueryBinding, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(watch, "POLL_S", 0.05)
+        patch.setattr(segments_reader, "IDLE_S", 1.0)  # there are more tenants than connections
         thread = threading.Thread(target=asyncio.run, args=(run(),), name="query role")
         thread.start()
         found, loop, done = started.result(30)
@@ -98,12 +100,30 @@ async def empty_client(empty_keys: Keys, client_of: ClientOf) -> httpx2.AsyncCli
     return await client_of(empty_keys.query)
 
 
+async def until_heard(role: Role, tenant: world.Tenant) -> None:
+    """Wait until the role has read the control schema as it is now, for a tenant that it knows."""
+    row = await tenant.control.ensure_api_key(
+        tenant.row, "probe", PipelineId(0), keys.SCOPE_QUERY, 1, None
+    )
+    await tenant.control.ensure_api_key(
+        tenant.row, "probe", PipelineId(0), keys.SCOPE_QUERY, 2, None
+    )
+    headers = {"x-api-key": tenant.key_text(row.key())}
+    async with httpx2.AsyncClient(headers=headers) as client:
+
+        async def is_revoked() -> bool:
+            return (await client.get(f"{role.url}/api/v1/query")).status_code == 401
+
+        await until(is_revoked)
+
+
 @pytest.fixture
 async def client_of(role: Role) -> AsyncIterator[ClientOf]:
-    """Makes clients with a good key, once the role knows its tenant."""
+    """Makes clients with a good key, once the role knows its tenant; given that, also once it has
+    heard of all that was changed."""
     async with contextlib.AsyncExitStack() as stack:
 
-        async def make(key: str) -> httpx2.AsyncClient:
+        async def make(key: str, tenant: world.Tenant | None = None) -> httpx2.AsyncClient:
             client = httpx2.AsyncClient(
                 base_url=role.url, headers={"authorization": f"Bearer {key}"}, timeout=30
             )
@@ -114,6 +134,8 @@ async def client_of(role: Role) -> AsyncIterator[ClientOf]:
                 return (await client.get(path)).status_code == 200
 
             await until(is_known)
+            if tenant is not None:
+                await until_heard(role, tenant)
             return client
 
         yield make

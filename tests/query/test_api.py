@@ -186,7 +186,7 @@ async def test_records_past_their_pipelines_retention_are_hidden(make_tenant, cl
     day_ns = 24 * HOUR_NS
     await store_rows(tenant, [record(f"{d} days", timestamp=now_ns - d * day_ns) for d in (1, 8)])
     await tenant.control.ensure_pipeline(tenant.id, "default", 7, {})
-    client = await client_of(await tenant.api_key(keys.SCOPE_QUERY))
+    client = await client_of(await tenant.api_key(keys.SCOPE_QUERY), tenant)
     asked = {"start": "-30d"}
 
     found = (await client.get("/api/v1/query", params=asked)).json()["records"]

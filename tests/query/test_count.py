@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from querying import HOUR_NS, MINUTE_NS, Query, Row, fill, merge_some, random_query, store_rows
 
 from logweir.core import errors
-from logweir.query import params, tally
+from logweir.query import access, count, engine, params, tally
+from logweir.query import plan as planning
 
 SEEDS = [1, 2]
 
@@ -51,8 +52,11 @@ async def test_any_histogram_equals_a_plain_count(client, tenant, seed):
 
     for _ in range(40):
         query = rng.choice([random_query(rng), Query(random_query(rng).matchers)])
-        start_ns = now_ns - rng.randrange(MINUTE_NS, 2 * HOUR_NS)
-        end_ns = start_ns + rng.randrange(1, 2 * HOUR_NS)
+        edges_ns = [
+            rng.choice(rows).time_ns + rng.randrange(-MINUTE_NS // 2, MINUTE_NS // 2)
+            for _ in range(2)
+        ]
+        start_ns, end_ns = sorted([edges_ns[0], rng.choice([edges_ns[1], now_ns])])
         if rng.random() < 0.5:
             start_ns, end_ns = (
                 start_ns // MINUTE_NS * MINUTE_NS,
@@ -120,28 +124,29 @@ async def test_labels_and_values_equal_a_plain_count(client, tenant, seed):
         assert {one["value"]: one["count"] for one in found["values"]} == expected
 
 
-async def test_a_count_that_ends_early_says_from_when_on_it_is_exact(make_tenant, client_of):
-    tenant = await make_tenant()
-    await tenant.control.set_tenant(tenant.id, "active", 30, {"quotas": {"queryScanBytes": 900}})
+async def test_a_count_that_ends_early_says_from_when_on_it_is_exact(tenant):
     now_ns = time.time_ns() - 10**9
     rows = []
-    for age in range(6):
-        times = [now_ns - age * 10 * MINUTE_NS - n for n in range(30)]
+    for age in range(9):
+        times = [now_ns - (age * 10 + n) * MINUTE_NS // 2 for n in range(30)]
         rows += await store_rows(tenant, [record(str(n), timestamp=n) for n in times])
-    client = await client_of(await tenant.api_key(2))
+    window = params.Window(now_ns - HOUR_NS, now_ns + 1)
+    known = {tenant.pipeline: access.Pipeline(tenant.pipeline, "default", 30)}
+    plan = planning.plan('{} |= ""', window, known, now_ns)
+    reader, stopped = tenant.reader(), []
 
-    asked = {"start": now_ns - HOUR_NS, "end": now_ns + 1, "query": '{} |= ""', "buckets": 6}
-    found = (await client.get("/api/v1/histogram", params=asked)).json()
+    for max_bytes in range(1, 9000, 200):
+        seconds = params.Buckets(window.start_ns, 10**9, 3601)
+        found = tally.Tally(seconds, lambda _, __: ())
+        run = engine.Run(engine.Budget(1e9, max_bytes))
+        counted = await count.count(reader, plan, found, run)
+        stopped.append(counted.stopped)
+        exact_from_ns = counted.exact_from_ns or window.start_ns
+        exact = [at for at, ns in enumerate(seconds.starts_ns()) if ns >= exact_from_ns]
+        first_ns = seconds.starts_ns()[exact[0]]
 
-    exact_from_ns = int(found["exact_from"])
-    exact = [
-        n
-        for at, n in zip(found["buckets"], found["series"][0]["counts"], strict=True)
-        if int(at) >= exact_from_ns
-    ]
-    assert found["stopped"] == "bytes"
-    assert sum(exact) == sum(row.time_ns >= exact_from_ns for row in rows) > 0
-    assert sum(found["series"][0]["counts"]) < len(rows)
+        assert sum(found.series()[()][exact]) == sum(row.time_ns >= first_ns for row in rows)
+    assert set(stopped) == {"bytes", None}
 
 
 @pytest.mark.parametrize(

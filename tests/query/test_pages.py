@@ -78,16 +78,35 @@ async def test_a_budget_of_bytes_ends_pages_early_and_loses_nothing(tenant, clie
     rng = random.Random(5)
     now_ns = time.time_ns()
     rows = []
-    for age in range(12):  # one after the other, two of them at the same times
-        times = [now_ns - (age - age // 6) * HOUR_NS // 10 - n for n in range(20)]
+    for age in range(12):  # each over an hour, beginning six minutes before the last
+        times = [now_ns - age * HOUR_NS // 10 - n * HOUR_NS // 20 for n in range(20)]
         rows += await store_rows(tenant, [record(f"{age} {t}", timestamp=t) for t in times])
-    client = await client_of(await tenant.api_key(keys.SCOPE_QUERY))
+    client = await client_of(await tenant.api_key(keys.SCOPE_QUERY), tenant)
 
     asked = {"query": '{} |= ""', "start": now_ns - 3 * HOUR_NS}
     found = [page async for page in pages(client, [1000], rng, **asked)]
 
     assert {page["stopped"] for page in found[:-1]} == {"bytes"}
     assert found[-1]["stopped"] is None
+    assert len(found) > 5
     assert [one["id"] for page in found for one in page["records"]] == [
         row.id for row in sorted(rows, reverse=True)
     ]
+
+
+@pytest.mark.parametrize("direction", ["backward", "forward"])
+async def test_records_of_one_moment_in_many_segments_have_one_order(client, tenant, direction):
+    rng = random.Random(direction)
+    at_ns = time.time_ns() - 10**9
+    rows = []
+    for _ in range(16):
+        of = [record("x", timestamp=at_ns + rng.choice([0, 0, 0, 1])) for _ in range(4)]
+        rows += await store_rows(tenant, of)
+
+    found = [
+        one["id"]
+        async for page in pages(client, [3, 9], rng, query="{}", direction=direction)
+        for one in page["records"]
+    ]
+
+    assert found == [row.id for row in sorted(rows, reverse=direction == "backward")]

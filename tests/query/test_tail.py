@@ -226,6 +226,60 @@ async def test_what_was_appended_and_stored_during_a_gap_comes_before_what_follo
     assert producer.numbers(watcher.live) == list(range(producer.sent))
 
 
+async def test_a_gap_brings_nothing_that_was_there_before_the_tail(role, tenant, key, monkeypatch):
+    async with collecting(tenant.collector_binding(linger_s=0.01)):
+        for n in range(10):
+            await append(tenant, [f"stored {n}"])
+        await drained(tenant)
+    for n in range(10):
+        await append(tenant, [f"buffered {n}"])
+    async with watching(role, key, limit=1) as watcher:
+        await watcher.until_live()
+        await kill_connections(tenant)
+        await append(tenant, ["new"])
+        await watcher.until_seen("new")
+
+    assert watcher.everything == ["buffered 9", "new"]
+
+
+async def test_a_tail_that_opens_during_a_gap_begins_with_its_last_lines(
+    role, tenant, key, monkeypatch
+):
+    monkeypatch.setattr(hub, "BACKOFF_S", 0.5)
+    async with watching(role, key) as first:
+        await first.until_live()
+        await kill_connections(tenant)
+        for n in range(10):
+            await append(tenant, [f"during {n}"])
+        async with watching(role, key, limit=1) as second:
+            await second.until_live()
+            await append(tenant, ["after"])
+            await second.until_seen("after")
+        await first.until_seen("after")
+
+    assert first.everything == [*(f"during {n}" for n in range(10)), "after"]
+    assert second.everything == ["during 9", "after"]
+
+
+async def test_an_error_that_nobody_foresaw_ends_no_tail(role, tenant, key, monkeypatch):
+    matching, failures = hub._matching, [ZeroDivisionError("once")]
+
+    def fails_once(*given):
+        if failures:
+            raise failures.pop()
+        return matching(*given)
+
+    async with watching(role, key) as watcher:
+        await watcher.until_live()
+        monkeypatch.setattr(hub, "_matching", fails_once)
+        await append(tenant, ["one"])
+        await append(tenant, ["two"])
+        await watcher.until_seen("two")
+
+    assert failures == []
+    assert watcher.live == ["one", "two"]
+
+
 async def test_a_gap_is_read_whole_however_long_it_is(role, tenant, key, monkeypatch):
     monkeypatch.setattr("logweir.query.missed.ROUND_BYTES", 2000)
     monkeypatch.setattr(hub, "BACKOFF_S", 1.0)

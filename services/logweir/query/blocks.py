@@ -5,7 +5,6 @@ payload -> decode() -> Columns -> matching_rows() -> rows -> Rows.records() -> t
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 import msgspec
@@ -17,26 +16,20 @@ from logweir.core.names import PipelineId
 from logweir.core.record import Labels, Record, RecordId
 from logweir.query.plan import Plan
 
-logger = logging.getLogger(__name__)
-
 
 def decode(payload: bytes, repeats: frozenset[int]) -> Columns | None:
     """Return the records of a block without the requests that it repeats; None for no block."""
     try:
         header, records = block.decode(payload)
-        if not repeats:
-            return records
-        keep = np.ones(records.n, np.bool_)
-        for index, where in enumerate(block.request_slices(header)):
-            if index in repeats:
-                keep[where] = False
-        return columns.select(records, keep)
     except errors.FormatError:
         return None  # the collectors report it
-    except Exception:
-        # A tenant's ingest login can append anything; it must not end that tenant's tails.
-        logger.exception("block left out of the live tails")
-        return None
+    if not repeats:
+        return records
+    keep = np.ones(records.n, np.bool_)
+    for index, where in enumerate(block.request_slices(header)):
+        if index in repeats:
+            keep[where] = False
+    return columns.select(records, keep)
 
 
 def matching_rows(plan: Plan, pipeline: PipelineId, records: Columns) -> Int64s:

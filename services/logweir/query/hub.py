@@ -314,7 +314,7 @@ def _closed() -> errors.UnavailableError:
 
 def _is_known(line: _Line, found: Published) -> bool:
     """Whether a block was offered before it was heard."""
-    with contextlib.suppress(Exception):  # not a block
+    with contextlib.suppress(errors.FormatError):
         return ids.short(block.header(found.payload).uuid) in line.recent
     return False
 
