@@ -103,7 +103,13 @@ class Up:
                 start_new_session=True,
                 **self.process,
             )
-        self.until(lambda: self.shown()["ready"], READY_S)
+
+        def is_ready() -> bool:
+            assert self.foreground is not None
+            assert self.foreground.poll() is None, self.said()
+            return bool(self.shown()["ready"])
+
+        self.until(is_ready, READY_S)
         return self.foreground
 
     def said(self) -> str:

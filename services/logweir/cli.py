@@ -455,7 +455,7 @@ def tail(
     asked = read.Asked(text, terminal.moment(since))
     target = _target(url, key, data, tenant, "", "lwa_")
     with terminal.explained(text):
-        records = read.tail(target, asked, last, lambda line: _say(f"- {line}"))
+        records = read.tail(target, asked, last, lambda line: _say(f"- {line}"), terminal.is_read)
         terminal.show_records(records, form, color, is_live=True)
 
 

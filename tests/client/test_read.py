@@ -241,6 +241,23 @@ def test_a_cut_tail_goes_on_without_a_gap_or_a_repeat():
     assert "connection lost" in said[0]
 
 
+def test_a_tail_that_nobody_wants_any_more_ends(monkeypatch):
+    monkeypatch.setattr(read, "QUIET_S", 0.01)
+    wanted = iter([True, True, True])
+
+    def behave(connection: ServerConnection) -> None:
+        connection.send(json.dumps({"records": [record(1)]}))
+        connection.recv()  # until the client goes
+
+    with tailing(behave) as (url, _):
+        found = read.tail(
+            Target(url, "k"), Asked("{}"), 1, lambda _: None, lambda: next(wanted, False)
+        )
+        messages = [one["message"] for one in found]
+
+    assert messages == ["m1"]
+
+
 def test_records_that_were_left_out_are_said():
     behave = sends({"live": True}, {"gap": {"records": 7}}, {"records": [record(1)]})
     with tailing(behave) as (url, _):

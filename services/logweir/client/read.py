@@ -18,6 +18,9 @@ PAGE_RECORDS: Final = 1000
 MISSED_RECORDS: Final = 5000
 """How many records the server shows again after a connection was lost, at most."""
 
+QUIET_S: Final = 0.5
+"""While nothing comes for so long, somebody may have stopped reading what is printed."""
+
 REMEMBERED_IDS: Final = 20_000
 RECONNECT_S: Final = (0.2, 5.0)
 
@@ -76,15 +79,20 @@ def query(target: Target, asked: Asked, limit: int) -> Iterator[Record]:
 
 
 def tail(
-    target: Target, asked: Asked, last: int, notice: Callable[[str], None]
+    target: Target,
+    asked: Asked,
+    last: int,
+    notice: Callable[[str], None],
+    is_wanted: Callable[[], bool] = lambda: True,
 ) -> Iterator[Record]:
-    """Yield the last records and then live ones, for ever; connects again when it is cut.
+    """Yield the last records and then live ones; connects again when it is cut.
 
     Args:
         target: where to read.
         asked: the query, and from when on the last records may be.
         last: how many of them.
         notice: gets a line for a person: records that were missed, a lost connection.
+        is_wanted: asked now and then; the tail ends when it is not.
 
     Raises:
         AnswerError: the server refuses.
@@ -95,9 +103,11 @@ def tail(
         params["start"] = asked.start
     seen = Seen(last)
     wait_s, is_first = RECONNECT_S[0], True
-    while True:
+    while is_wanted():
         try:
             for frame in _frames(target, params):
+                if not is_wanted():
+                    return
                 is_first, wait_s = False, RECONNECT_S[0]
                 if frame.gap is not None:
                     notice(f"{frame.gap.records} records were left out: reading is too slow")
@@ -166,18 +176,25 @@ def _order(record_id: str) -> tuple[int, int, int]:
 
 
 def _frames(target: Target, params: dict[str, str]) -> Iterator[_Frame]:
-    """Yield frames until the connection is cut, which is an OSError or a WebSocketException."""
+    """Yield frames, empty ones while nothing comes, until the connection is cut.
+
+    That is an OSError or a WebSocketException.
+    """
     url = "ws" + target.platform_url.removeprefix("http") + "/api/v1/tail?" + urlencode(params)
     try:
         with connect(
             url, additional_headers=target.headers, max_size=None, open_timeout=30, proxy=None
         ) as socket:
-            for text in socket:
+            while True:
+                try:
+                    text = socket.recv(QUIET_S)
+                except TimeoutError:
+                    yield _Frame()
+                    continue
                 frame = msgspec.json.decode(text, type=_Frame)
                 if frame.error is not None:
                     raise ConnectionError(frame.error.message)
                 yield frame
-        raise ConnectionError("the server closed it")
     except InvalidStatus as cause:
         raise _refused(cause) from cause
 

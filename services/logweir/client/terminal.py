@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import select
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -38,6 +39,13 @@ def show_records(records: Iterable[Record], form: Form, color: str, *, is_live: 
         if is_live:
             flush()
     flush()
+
+
+def is_read() -> bool:
+    """Say whether somebody still reads standard output, without a word to write."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)  # errors are always told
+    return not poll.poll(0)
 
 
 def has_colour(color: str) -> bool:
