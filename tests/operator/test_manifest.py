@@ -208,6 +208,7 @@ def test_what_is_wrong_is_named_with_its_field_and_the_reason(document, field, r
     [
         pytest.param({}, "metadata.name: is required", id="no name"),
         pytest.param({"name": "Acme"}, "metadata.name: must match", id="a capital"),
+        pytest.param({"name": "acme\n"}, "metadata.name: must match", id="a line break"),
         pytest.param({"name": "a" * 41}, "length <= 40", id="too long for its children"),
         pytest.param({"name": 7}, "got `int` (found 7)", id="a number"),
         pytest.param({"name": "a", "namespace": "x.y"}, "metadata.namespace", id="a namespace"),
