@@ -27,7 +27,9 @@ FOUND_WAIT_S = 20
 
 def commands(document: str) -> list[str]:
     """The commands of the document's `sh` blocks; a trailing backslash joins lines."""
-    blocks = re.findall(r"^```sh\n(.*?)^```", (ROOT / document).read_text(), re.M | re.S)
+    blocks = re.findall(
+        r"^```sh\n(.*?)^```", (ROOT / document).read_text(), re.MULTILINE | re.DOTALL
+    )
     joined = "".join(blocks).replace("\\\n", " ")
     return [line for line in joined.splitlines() if line.strip()]
 
@@ -117,9 +119,7 @@ def test_a_newcomer_gets_from_the_readme_to_a_found_line(shell):
     printed = re.search(r"curl (\S+) -H 'Authorization: Bearer (\S+)'", said)
     assert printed is not None, said
     sent = json.loads(
-        shell.run(
-            re.sub(r"http://\S+", printed[1], curl, count=1).replace("lwi_...", printed[2])
-        )
+        shell.run(re.sub(r"http://\S+", printed[1], curl, count=1).replace("lwi_...", printed[2]))
     )
     found = shell.find(hello)
     shell.run(send)

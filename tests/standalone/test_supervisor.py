@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 
 import msgspec
-import psutil
 import pytest
 from machine import is_running
 
@@ -358,9 +357,9 @@ def test_an_idle_supervisor_sleeps(run, monkeypatch):
     monkeypatch.setattr(supervisor, "READY_PROBE_S", 2.0)
     up = run(*(Script(f"child-{n}") for n in range(4)))
     up.until_ready()
-    me = psutil.Process()
-    before_s, begun_s = sum(me.cpu_times()[:2]), time.monotonic()
+    begun_s, turns = time.monotonic(), 0
     while time.monotonic() - begun_s < 1.0:
         up.supervisor.turn(up.wakeup)
+        turns += 1
 
-    assert sum(me.cpu_times()[:2]) - before_s < 0.1
+    assert turns < 20
