@@ -45,6 +45,8 @@ class Shell:
             "PATH": f"{ROOT / '.venv/bin'}:{os.environ['PATH']}",
             "NO_COLOR": "1",
         }
+        for one in ("ARGS", "MAKEFLAGS", "MAKELEVEL"):  # of the `make test` that runs this
+            self.env.pop(one, None)
         self.up: subprocess.Popen[bytes] | None = None
 
     def run(self, command: str) -> str:
