@@ -138,11 +138,19 @@ async def store_rows(
 
 
 async def store_blocks(
-    tenant: world.Tenant, blocks: Sequence[Sequence[dict[str, Any]]], pipeline: str = "default"
+    tenant: world.Tenant,
+    blocks: Sequence[Sequence[dict[str, Any]]],
+    pipeline: str = "default",
+    *,
+    age_ms: int = 0,
 ) -> list[Row]:
-    """Store blocks in one transaction, so that they share a segment; return the model's rows."""
+    """Store blocks, made `age_ms` ago, in one transaction, so that they share a segment; return
+    the model's rows."""
     own = tenant.pipelines[pipeline]
-    deliveries = [delivery(tenant.id, own.id, of) for of in blocks]
+    deliveries = [
+        delivery(tenant.id, own.id, of, uuid=world.new_uuid(int(time.time() * 1000) - age_ms))
+        for of in blocks
+    ]
     store = tenant.store()
     await store.commit(own.id, deliveries, now_ns=time.time_ns(), retention_days=3650)
     await store.close()
@@ -170,7 +178,8 @@ async def fill(
             [random_record(rng, times_ns) for _ in range(rng.choice([1, 3, 20, 40]))]
             for _ in range(rng.choice([1, 2]))
         ]
-        rows += await store_blocks(tenant, blocks, rng.choice(sorted(tenant.pipelines)))
+        pipeline = rng.choice(sorted(tenant.pipelines))
+        rows += await store_blocks(tenant, blocks, pipeline, age_ms=rng.randrange(60_000))
     return sorted(rows)
 
 

@@ -299,3 +299,14 @@ async def test_a_tenant_over_its_concurrency_is_told_when_to_come_again(tenant, 
     assert answer.status_code == 429
     assert int(answer.headers["retry-after"]) >= 1
     assert "queryConcurrency" in answer.json()["error"]["hint"]
+
+
+async def test_a_quota_that_is_raised_is_given_at_once(tenant, query_key, client_of):
+    await client_of(query_key)
+    await tenant.control.set_tenant(tenant.id, "active", 30, {"quotas": {"queryConcurrency": 14}})
+    client = await client_of(query_key, tenant)
+
+    async with holding(tenant, client, queries=14) as tasks:
+        pass
+
+    assert {task.result().status_code for task in tasks} == {200}

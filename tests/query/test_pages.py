@@ -7,7 +7,7 @@ import time
 
 import pytest
 from builders import record
-from querying import HOUR_NS, fill, merge_some, pages, random_query, store_rows
+from querying import HOUR_NS, fill, merge_some, pages, random_query, store_blocks, store_rows
 
 from logweir.core import keys
 
@@ -101,7 +101,7 @@ async def test_records_of_one_moment_in_many_segments_have_one_order(client, ten
     rows = []
     for _ in range(16):
         of = [record("x", timestamp=at_ns + rng.choice([0, 0, 0, 1])) for _ in range(4)]
-        rows += await store_rows(tenant, of)
+        rows += await store_blocks(tenant, [of], age_ms=rng.randrange(60_000))
 
     found = [
         one["id"]
