@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import builders
 import msgspec
 import pytest
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from logweir.backends.journal import Entry
 from logweir.collector import buffer
 from logweir.collector.buffer import FLUSH_BYTES, FLUSH_RECORDS, Buffer, deliver, next_count
-from logweir.core import block, errors
+from logweir.core import block, errors, settle
 from logweir.core.names import PipelineId, TenantId
 
 TENANT = TenantId("acme")
@@ -149,6 +151,42 @@ def test_the_first_block_sets_the_time_that_a_batch_waits_for_company():
 )
 def test_a_full_batch_does_not_wait(held, is_due):
     assert (held.wait_s(101.0) == 0.0) is is_due
+
+
+def test_a_block_that_would_make_a_segment_too_large_for_a_merge_waits_for_the_next_batch():
+    held = Buffer(10.0)
+    block_of_9000 = deliver(large(9000), TENANT, PIPELINE)
+    is_first_taken = held.has_room(block_of_9000)
+    held.add(large(9000), block_of_9000, now_s=0.0)
+
+    assert is_first_taken
+    assert not held.has_room(block_of_9000)
+    assert held.has_room(deliver(large(7384), TENANT, PIPELINE))
+
+
+def large(count: int) -> Entry:
+    payload = encode(TENANT, PIPELINE, [request(records(count))], uuid=UUID)
+    return entry(payload, accepted=count)
+
+
+def test_a_conflict_that_the_journal_knew_already_is_quarantined_once():
+    def sent(count: int, repeats: frozenset[int] = frozenset()) -> settle.Delivery:
+        uuid = world.new_uuid()
+        payload = encode(TENANT, PIPELINE, [request(records(count), key="k")], uuid=uuid)
+        return deliver(Entry("1-0", uuid, count, repeats, payload), TENANT, PIPELINE)
+
+    results = settle.settle(
+        [sent(2), sent(3), sent(3, frozenset({0}))],
+        settle.Known(),
+        now_ns=time.time_ns(),
+        retention_days=30,
+    )
+
+    assert [one.outcomes[0] for one in results] == [
+        settle.Outcome(stored=2),
+        settle.Outcome(quarantined=3),
+        settle.Outcome(repeated=3),
+    ]
 
 
 def test_blocks_without_records_fill_a_buffer_too(monkeypatch):

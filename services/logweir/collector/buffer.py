@@ -17,6 +17,9 @@ from logweir.core.names import PipelineId, TenantId
 FLUSH_RECORDS: Final = 16_000
 """Records of a full segment: larger ones open slower for a needle, smaller ones cost more."""
 
+MAX_RECORDS: Final = 16_384
+"""Records of a batch, unless one block has more: two segments of it can still become one."""
+
 FLUSH_BYTES: Final = 16 * bounds.MIB
 """Decoded bytes at which a batch goes to the store, whatever its number of records."""
 
@@ -48,7 +51,11 @@ def deliver(entry: Entry, tenant: TenantId, pipeline: PipelineId) -> settle.Deli
         UnknownVersionError: a newer program wrote it; it must stay where it is.
     """
     bare = settle.Delivery(
-        entry.id, _uuid(entry), min(max(0, entry.accepted), _MAX_COUNT), entry.payload
+        entry.id,
+        _uuid(entry),
+        min(max(0, entry.accepted), _MAX_COUNT),
+        entry.payload,
+        repeats=entry.repeats,
     )
     try:
         header, records = block.decode(entry.payload)
@@ -82,6 +89,11 @@ def _uuid(entry: Entry) -> bytes:
     return hashlib.blake2b(what, digest_size=_UUID_BYTES).digest()
 
 
+def _records(delivery: settle.Delivery) -> int:
+    """What a block counts for: one without records still costs a row of the ledger."""
+    return max(1, delivery.header.records) if delivery.header else 1
+
+
 class Buffer:
     """Deliveries of one pipeline that wait for their transaction."""
 
@@ -94,6 +106,10 @@ class Buffer:
         self._ids: set[str] = set()
         self._since_s = 0.0
 
+    def has_room(self, delivery: settle.Delivery) -> bool:
+        """Whether a block may join the batch."""
+        return not self.entries or self.records + _records(delivery) <= MAX_RECORDS
+
     def add(self, entry: Entry, delivery: settle.Delivery, now_s: float) -> None:
         """Hold one more block."""
         if not self.entries:
@@ -101,8 +117,7 @@ class Buffer:
         self.entries.append(entry)
         self.deliveries.append(delivery)
         self._ids.add(entry.id)
-        # A block without records still costs a row of the ledger.
-        self.records += max(1, delivery.header.records) if delivery.header else 1
+        self.records += _records(delivery)
         decoded_bytes = delivery.header.size_bytes if delivery.header else 0
         self.size_bytes += max(decoded_bytes, len(entry.payload))
 

@@ -35,7 +35,8 @@ CLAIM_EVERY_S: Final = 15.0
 CLAIM_IDLE_S: Final = 90.0
 """Longer than a commit may take, so that nobody claims what is being stored."""
 
-BACKOFF_S: Final = (0.2, 10.0)
+BACKOFF_S: Final = (0.2, 2.0)
+"""Short enough that a server which is back is used at once, as many tenants' data may wait."""
 
 MAX_UNKNOWN: Final = 1000
 """Blocks of a newer version left alone before a pipeline takes no more: they wait for another
@@ -186,12 +187,19 @@ class Worker:
             except errors.UnknownVersionError as error:
                 self._leave(line, entry, error)
                 continue
+            if not line.buffer.has_room(delivery) and not await self._make_room(line):
+                return
             line.buffer.add(entry, delivery, time.monotonic())
-            if line.buffer.wait_s(time.monotonic()) == 0:
-                await self._flush(line)
-                if line.is_still():
-                    line.recover_after = "0"
-                    return
+            if line.buffer.wait_s(time.monotonic()) == 0 and not await self._make_room(line):
+                return
+
+    async def _make_room(self, line: _Line) -> bool:
+        """Store what is held; false when the pipeline stands still by now, and is read anew."""
+        await self._flush(line)
+        if line.is_still():
+            line.recover_after = "0"
+            return False
+        return True
 
     def _leave(self, line: _Line, entry: journal.Entry, error: errors.LogweirError) -> None:
         """A block of a newer version stays pending until a newer collector takes it."""

@@ -22,7 +22,8 @@ from logweir.core.columns import Columns
 class Delivery(msgspec.Struct, frozen=True, eq=False):
     """One entry of the stream. `problem` says why it cannot be read; then nothing else is known.
 
-    `accepted` counts the records that the block accounts for, `uuid` is the block's (16 bytes).
+    `accepted` counts the records that the block accounts for, `uuid` is the block's (16 bytes),
+    `repeats` are indexes of requests that the journal knew when it took the block.
     """
 
     entry_id: str
@@ -32,6 +33,7 @@ class Delivery(msgspec.Struct, frozen=True, eq=False):
     header: block.Header | None = None
     records: Columns | None = None
     problem: str = ""
+    repeats: frozenset[int] = frozenset()
 
 
 class KeyedRequest(msgspec.Struct, frozen=True):
@@ -219,6 +221,8 @@ def _settle(
         zip(header.requests, block.request_slices(header), strict=True)
     ):
         state = _state(delivery.uuid, index, request, known, used)
+        if state == "conflict" and index in delivery.repeats:
+            state = "repeated"  # of a conflict before: that one is in quarantine
         if state == "new":
             stored = int(np.count_nonzero(fresh[where]))
             outcomes.append(Outcome(stored=stored, expired=request.accepted - stored))
