@@ -21,11 +21,12 @@ STALE_AFTER_S: Final = 900.0
 
 
 class Pipeline(msgspec.Struct, frozen=True):
-    """One pipeline as queries need it."""
+    """One pipeline as queries need it. What a deleted one has left is read until the retention."""
 
     id: PipelineId
     name: str
     retention_days: int
+    is_deleted: bool = False
 
 
 class Tenant(msgspec.Struct, frozen=True):

@@ -75,7 +75,8 @@ def _asked(websocket: WebSocket, grant: access.Grant) -> tuple[int, plan.Plan]:
     limit = params.count(texts, "limit", params.DEFAULT_LIMIT, params.MAX_LIMIT)
     now_ns = time.time_ns()
     window = Window(params.window(texts, now_ns).start_ns, now_ns + FUTURE_NS)
-    return limit, plan.plan(texts.get("query") or "{}", window, grant.pipelines, now_ns)
+    live = {one.id: one for one in grant.pipelines.values() if not one.is_deleted}
+    return limit, plan.plan(texts.get("query") or "{}", window, live, now_ns)
 
 
 async def _refuse(websocket: WebSocket, error: errors.LogweirError) -> None:

@@ -39,7 +39,9 @@ def directory(
     for row in pipelines:
         if row.tenant in of_tenant:
             kept_days = min(row.retention_days, days[row.tenant])
-            of_tenant[row.tenant][row.id] = access.Pipeline(row.id, row.name, kept_days)
+            of_tenant[row.tenant][row.id] = access.Pipeline(
+                row.id, row.name, kept_days, is_deleted=row.state == "deleted"
+            )
     return access.Directory(
         as_of_s=as_of_s,
         tenants={one.id: _tenant(one, of_tenant[one.id]) for one in tenants},
@@ -97,7 +99,7 @@ class Watch:
         as_of_s = self._now_s()
         self.directory = directory(
             await self._control.tenants(),
-            await self._control.pipelines(),
+            await self._control.pipelines(with_deleted=True),
             await self._control.api_keys(),
             as_of_s,
         )
