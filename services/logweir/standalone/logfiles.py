@@ -6,7 +6,10 @@ goes on.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +17,9 @@ MAX_BYTES: Final = 8 << 20
 """A file of this size becomes NAME.log.1, and the older ones move on."""
 
 KEEP: Final = 3
+PIPE_BYTES: Final = 1 << 20
+"""What a process may write while the supervisor is busy with another one, for seconds."""
+
 LAST_WORDS_BYTES: Final = 1000
 LAST_WORDS_LINES: Final = 3
 _READ_BYTES: Final = 1 << 16
@@ -30,6 +36,9 @@ class LogFile:
         self._recent = b""
         self.reader, self.writer = os.pipe()
         os.set_blocking(self.reader, False)
+        if sys.platform == "linux":
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(self.writer, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
     @property
     def path(self) -> Path:
