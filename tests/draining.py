@@ -165,9 +165,10 @@ async def dying(binding: CollectorTenant, consumer: str = "c0") -> AsyncIterator
     try:
         yield worker
     finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        # redis-py sends by wait_for, which swallows some cancellations in Python 3.11.
+        while not task.done():
+            task.cancel()
+            await asyncio.wait([task], timeout=0.1)
 
 
 # The store
