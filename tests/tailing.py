@@ -44,6 +44,7 @@ async def opened_slow(role: Role, key: str) -> AsyncIterator[ClientConnection]:
         address(role),
         sock=plain,
         max_queue=1,
+        close_timeout=0.2,
         additional_headers={"authorization": f"Bearer {key}"},
         compression=None,
     ) as found:

@@ -10,6 +10,7 @@ import time
 
 import psycopg
 import pytest
+import websockets
 from builders import delivered, encode, record, records, request
 from draining import collecting, drained
 from serving import until
@@ -390,6 +391,25 @@ async def test_a_client_that_does_not_read_is_told_how_many_it_missed(
     assert longest_s < 2
 
 
+async def test_a_client_that_never_reads_gives_its_place_to_another(role, tenant, key, monkeypatch):
+    monkeypatch.setattr(live, "SEND_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(tenants, "MAX_TAILS", 1)
+    async with opened_slow(role, key) as socket:
+        while "live" not in json.loads(await socket.recv()):
+            pass
+        for _ in range(12):
+            await append(tenant, ["x" * 10_000] * 100)
+
+        async def is_taken() -> bool:
+            with contextlib.suppress(websockets.InvalidStatus):
+                async with watching(role, key) as watcher:
+                    await watcher.until_live()
+                    return True
+            return False
+
+        await until(is_taken)
+
+
 async def test_tails_of_a_tenant_share_one_subscription(role, tenant, key):
     async with (
         watching(role, key) as first,
@@ -410,7 +430,7 @@ async def test_a_tenant_has_a_bounded_number_of_tails(role, tenant, key, monkeyp
         assert int(answer.headers["retry-after"]) >= 1
 
     async def is_taken() -> bool:
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(websockets.InvalidStatus):
             async with watching(role, key) as watcher:
                 await watcher.until_live()
                 return True

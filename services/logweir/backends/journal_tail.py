@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Collection, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable
 from typing import Any, Final
 
 import msgspec
@@ -143,6 +143,14 @@ class TailReader:
         self._redis = redis_client.client(
             server, login, connections=4, command_timeout_s=COMMAND_TIMEOUT_S
         )
+        self._is_closed = False
+
+    @contextlib.asynccontextmanager
+    async def _door(self, what: str) -> AsyncIterator[None]:
+        if self._is_closed:  # a command would connect again
+            raise errors.UnavailableError("The reader's login was changed meanwhile.")
+        async with journal.door(what, COMMAND_TIMEOUT_S):
+            yield
 
     def _key(self, pipeline: PipelineId, suffix: str) -> str:
         return names.journal_pipeline(self._tenant, pipeline) + suffix
@@ -164,7 +172,7 @@ class TailReader:
             UnavailableError: the journal did not answer.
         """
         async with (
-            journal.door("renew the lease", COMMAND_TIMEOUT_S),
+            self._door("renew the lease"),
             self._redis.pipeline(transaction=False) as pipe,
         ):
             pipe.set(self._key(pipeline, "t"), 1, ex=LEASE_S)
@@ -201,7 +209,7 @@ class TailReader:
     async def _entries(
         self, command: str, pipeline: PipelineId, start: str, end: str, count: int
     ) -> list[Entry]:
-        async with journal.door("answer", COMMAND_TIMEOUT_S):
+        async with self._door("answer"):
             return journal.entries_of(
                 await journal.command(
                     self._redis, command, self._key(pipeline, "q"), start, end, "COUNT", count
@@ -232,5 +240,6 @@ class TailReader:
         return False
 
     async def close(self) -> None:
-        """Close all connections but those of subscriptions."""
+        """Close all connections but those of subscriptions; nothing can be asked any more."""
+        self._is_closed = True
         await self._redis.aclose()

@@ -142,8 +142,7 @@ class Hub:
         for tail in self._tails:
             tail.fail(_closed())
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+            await life.end(self._task)
         await self._tell()
         await self.source.close()
 

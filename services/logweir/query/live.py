@@ -102,8 +102,7 @@ async def _first_of(*parts: Coroutine[Any, Any, None]) -> None:
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in tasks:
-            task.cancel()
+        await life.end(*tasks)
         ended = await asyncio.gather(*tasks, return_exceptions=True)
     for task, problem in zip(tasks, ended, strict=True):
         if task in done and isinstance(problem, BaseException):
