@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 
+from logweir.runtime import life
 from logweir.runtime.life import Life
 
 PROGRAM = """
@@ -55,3 +57,23 @@ def test_a_part_that_is_not_served_any_more_is_forgotten():
     life.forget("tenant a")
 
     assert life.problems() == {}
+
+
+async def test_a_task_that_swallows_a_cancellation_is_cancelled_again():
+    swallowed = 0
+
+    async def stubborn() -> None:
+        nonlocal swallowed
+        while swallowed < 2:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                swallowed += 1
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(stubborn())
+    await asyncio.sleep(0)
+    await life.end(task)
+
+    assert task.cancelled()
+    assert swallowed == 2

@@ -50,7 +50,11 @@ _SETTINGS: Final[Mapping[LoginKind, Mapping[str, str]]] = {
         "idle_in_transaction_session_timeout": "30s",
     },
     "r": {"statement_timeout": "120s", "default_transaction_read_only": "on"},
-    "k": {"statement_timeout": "300s", "lock_timeout": "2s"},
+    "k": {
+        "statement_timeout": "300s",
+        "lock_timeout": "2s",
+        "idle_in_transaction_session_timeout": "120s",
+    },
 }
 
 

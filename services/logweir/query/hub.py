@@ -27,6 +27,7 @@ from logweir.core.names import PipelineId
 from logweir.query import blocks
 from logweir.query.missed import Make, Missed
 from logweir.query.tail import Tail
+from logweir.runtime import life
 
 logger = logging.getLogger(__name__)
 

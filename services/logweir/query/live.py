@@ -22,7 +22,7 @@ from logweir.query.engine import Budget, Run
 from logweir.query.params import Window
 from logweir.query.tail import Tail
 from logweir.query.tenants import Doors, Tenants
-from logweir.runtime import metrics, web
+from logweir.runtime import life, metrics, web
 
 KNOWN: Final = ("query", "start", "limit")
 

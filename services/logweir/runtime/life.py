@@ -9,10 +9,13 @@ import asyncio
 import logging
 import signal
 from collections.abc import Awaitable, Callable
+from typing import Any, Final
 
 import uvloop
 
 logger = logging.getLogger(__name__)
+
+CANCEL_AGAIN_S: Final = 0.5
 
 
 class Life:
@@ -54,6 +57,16 @@ class Life:
         except TimeoutError:
             return False
         return True
+
+
+async def end(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel tasks, and again until they have ended: what they wait in may swallow a cancellation
+    (redis-py's sends do, in `asyncio.wait_for` of Python 3.11)."""
+    left = {task for task in tasks if not task.done()}
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_S)
 
 
 def run(main: Callable[[Life], Awaitable[None]]) -> None:
