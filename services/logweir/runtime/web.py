@@ -56,6 +56,7 @@ async def serve(app: Asgi, listen: Listen, life: Life) -> None:
         timeout_keep_alive=75,
         timeout_graceful_shutdown=GRACE_S,
         ws_max_queue=32,
+        ws_per_message_deflate=False,  # it would run in the event loop, for each frame
     )
     server = _Server(config)
     serving = asyncio.create_task(server.serve(sockets=[bind(listen)]), name="http")
