@@ -23,6 +23,9 @@ from logweir.standalone import accounts, binaries, servers
 from logweir.standalone.postgres import Postgres
 from logweir.standalone.valkey import Valkey
 
+# Run in the background of a script, this process ignores SIGINT, and so would all that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 MakeTenant = Callable[..., Awaitable[world.Tenant]]
 
 _tenant_numbers = itertools.count(1)
