@@ -13,6 +13,7 @@ import psycopg
 import world
 
 from logweir.backends import provision
+from logweir.collector.buffer import Held
 from logweir.collector.worker import Worker
 from logweir.core import block, columns, names, segment
 from logweir.core.binding import CollectorTenant
@@ -144,11 +145,14 @@ class Reports(Life):
 
 @contextlib.asynccontextmanager
 async def collecting(
-    binding: CollectorTenant, consumer: str = "c0", life: Reports | None = None
+    binding: CollectorTenant,
+    consumer: str = "c0",
+    life: Reports | None = None,
+    held: Held | None = None,
 ) -> AsyncIterator[Worker]:
     """A running worker; leaving stops it in order."""
     own = life or Reports()
-    worker = Worker(binding, consumer, own)
+    worker = Worker(binding, consumer, own, held)
     task = asyncio.create_task(worker.run())
     try:
         yield worker

@@ -229,15 +229,29 @@ async def test_a_retention_of_a_hundred_years_is_no_trouble(make_tenant):
 
 async def test_two_that_ask_for_one_partition_at_once_get_one(long_tenant):
     time_ns = days_ago(100)
-    lock = "select pg_advisory_xact_lock(hashtextextended(%s, 0))"
+    lock = f"lock table {long_tenant.schema}.settings in share update exclusive mode"
     with draining.connect(long_tenant) as holder, holder.transaction():
-        holder.execute(lock, [f'"{long_tenant.schema}".segments'])
+        holder.execute(lock)
         asking = [asyncio.to_thread(ensure, long_tenant, time_ns) for _ in range(2)]
         both = asyncio.gather(*asking)
         await draining.waiting_backends(long_tenant, 2)
     await both
 
     assert bounds(long_tenant) == [month_of(time_ns), month_of(days_ago(0))]
+
+
+async def test_a_reader_cannot_hold_up_the_making_of_partitions(long_tenant):
+    with psycopg.connect(long_tenant.conninfo("r")) as reader:
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            reader.execute("lock table settings in share update exclusive mode")
+        reader.rollback()
+        reader.execute(
+            "select pg_advisory_lock(hashtextextended(%s, 0))",
+            [f'"{long_tenant.schema}".segments'],
+        )
+        await asyncio.wait_for(asyncio.to_thread(ensure, long_tenant, days_ago(100)), 3)
+
+    assert month_of(days_ago(100)) in bounds(long_tenant)
 
 
 async def test_a_partition_is_made_while_a_query_reads(long_tenant):

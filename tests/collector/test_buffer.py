@@ -164,6 +164,18 @@ def test_a_block_that_would_make_a_segment_too_large_for_a_merge_waits_for_the_n
     assert held.has_room(deliver(large(7384), TENANT, PIPELINE))
 
 
+def test_all_buffers_of_a_process_count_what_they_hold_together():
+    held = buffer.Held()
+    first, second = Buffer(5.0, held), Buffer(5.0, held)
+    first.add(entry(), deliver(entry(), TENANT, PIPELINE), now_s=0.0)
+    second.add(entry(), deliver(entry(), TENANT, PIPELINE), now_s=0.0)
+    both_bytes = held.size_bytes
+    first.clear()
+
+    assert both_bytes == 2 * second.size_bytes > 0
+    assert held.size_bytes == second.size_bytes
+
+
 def large(count: int) -> Entry:
     payload = encode(TENANT, PIPELINE, [request(records(count))], uuid=UUID)
     return entry(payload, accepted=count)

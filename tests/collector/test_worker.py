@@ -106,6 +106,22 @@ async def test_on_stopping_what_is_held_is_stored(tenant):
     assert await draining.backlog(tenant) == 0
 
 
+async def test_while_other_tenants_hold_too_much_nothing_is_taken(tenant):
+    held, life = buffer.Held(), Reports()
+    held.size_bytes = buffer.MAX_HELD_BYTES
+    await draining.append(tenant, some(tenant, "waits"))
+    async with collecting(tenant.collector_binding(), life=life, held=held) as running:
+        await life.turns(5)
+        taken = list(running.lines[tenant.pipeline].buffer.entries)
+        stored = draining.stored_records(tenant)
+        held.size_bytes = 0
+        await drained(tenant)
+
+    assert (taken, stored) == ([], 0)
+    assert draining.messages(tenant) == ["waits 0"]
+    assert held.size_bytes == 0
+
+
 # Something fails between the journal and the store
 
 

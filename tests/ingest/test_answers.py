@@ -465,7 +465,7 @@ async def test_while_in_debt_requests_are_refused_before_they_are_read(make_tena
 async def test_a_full_buffer_gets_429_until_there_is_room(make_tenant):
     now_s = time.time()
     tenant = await make_tenant(limits=limits(buffer_bytes=500))
-    app = Ingest(now_s=lambda: now_s)
+    app = Ingest(monotonic_s=lambda: now_s)
     async with ingest_door.ingest(tenant, app) as door:
         while (got := await door.post(record())).status_code == 200:
             pass

@@ -96,6 +96,17 @@ class LedgerRow(msgspec.Struct, frozen=True):
     outcomes: tuple[int, ...]
 
 
+class UnreachableError(errors.UnavailableError):
+    """The store did not answer. Why is for logs (`str`): it names tables, logins and files."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("The store did not answer.", hint="Ask again.")
+        self.reason = reason.rstrip(".")
+
+    def __str__(self) -> str:
+        return f"The store did not answer: {self.reason}."
+
+
 class Reader:
     """One tenant's store, read by any number of queries at once."""
 
@@ -132,8 +143,7 @@ class Reader:
             async with self._pool.connection() as connection, connection.transaction():
                 yield Snapshot(connection, self._schema)
         except (psycopg.Error, psycopg_pool.PoolTimeout, psycopg_pool.PoolClosed) as cause:
-            reason = str(cause).strip() or type(cause).__name__
-            raise errors.UnavailableError(f"The store did not answer: {reason}.") from cause
+            raise UnreachableError(str(cause).strip() or type(cause).__name__) from cause
 
     async def close(self) -> None:
         """Close all connections, running queries' last."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import time
 import uuid as uuids
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
@@ -31,6 +32,8 @@ COMMIT_TIMEOUT_S: Final = 60.0
 """After this the connection is given up; the batch is settled again on a new one."""
 
 CONNECT_TIMEOUT_S: Final = 5
+IDLE_S: Final = 60.0
+"""A connection that is not used for so long goes home."""
 
 _DATA_ERRORS: Final = (psycopg.DataError, psycopg.IntegrityError)
 _TOO_OLD: Final = "LW001"
@@ -77,6 +80,7 @@ class Store:
         self._conninfo = conninfo(server, login, "logweir collector")
         self._schema = names.schema(tenant)
         self._connection: psycopg.AsyncConnection[Any] | None = None
+        self._used_s = 0.0
         self._partitions: list[tuple[int, int]] = []
 
     async def commit(
@@ -120,7 +124,13 @@ class Store:
             reason = str(error).strip() or type(error).__name__
             raise errors.UnavailableError(f"The store failed: {reason}.") from error
 
+    async def close_idle(self) -> None:
+        """Close the connection when nothing was stored for a while: tenants share a server."""
+        if time.monotonic() - self._used_s >= IDLE_S:
+            await self.close()
+
     async def _commit(self, work: _Work) -> Committed:
+        self._used_s = time.monotonic()
         connection = await self._connect()
         guess = work.results(settle.Known())
         try:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
+from logweir.collector.buffer import Held
 from logweir.collector.worker import Worker
 from logweir.core.binding import CollectorBinding, CollectorTenant
 from logweir.core.names import TenantId
@@ -26,6 +27,7 @@ class Collector:
     """Keeps one worker running for each tenant of the binding."""
 
     def __init__(self, consumer: str, running: life.Life) -> None:
+        self._held = Held()
         self._consumer = consumer
         self._running = running
         self._tasks: dict[TenantId, tuple[CollectorTenant, life.Life, asyncio.Task[None]]] = {}
@@ -44,7 +46,7 @@ class Collector:
         """Run a worker until it is told to stop, again after an error that nobody foresaw."""
         while not own.stopping.is_set():
             try:
-                await Worker(tenant, self._consumer, own).run()
+                await Worker(tenant, self._consumer, own, self._held).run()
             except Exception as error:
                 logger.exception("worker failed", extra={"tenant": tenant.tenant})
                 own.report(f"tenant {tenant.tenant}", f"failed: {error!r}")

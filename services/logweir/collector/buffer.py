@@ -23,6 +23,10 @@ MAX_RECORDS: Final = 16_384
 FLUSH_BYTES: Final = 16 * bounds.MIB
 """Decoded bytes at which a batch goes to the store, whatever its number of records."""
 
+MAX_HELD_BYTES: Final = 256 * bounds.MIB
+"""Decoded bytes of all batches of a process: over it, nothing more is taken before some are stored.
+A read that is under way may exceed it by what one read brings."""
+
 READ_ENTRIES: Final = 16
 """Most entries of one read: with the largest of blocks still a bounded amount of memory."""
 
@@ -94,11 +98,24 @@ def _records(delivery: settle.Delivery) -> int:
     return max(1, delivery.header.records) if delivery.header else 1
 
 
+class Held:
+    """How many bytes all buffers of a process hold."""
+
+    def __init__(self) -> None:
+        self.size_bytes = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing more should be taken."""
+        return self.size_bytes >= MAX_HELD_BYTES
+
+
 class Buffer:
     """Deliveries of one pipeline that wait for their transaction."""
 
-    def __init__(self, linger_s: float) -> None:
+    def __init__(self, linger_s: float, held: Held | None = None) -> None:
         self.linger_s = linger_s
+        self._held = held or Held()
         self.entries: list[Entry] = []
         self.deliveries: list[settle.Delivery] = []
         self.records = 0
@@ -119,7 +136,9 @@ class Buffer:
         self._ids.add(entry.id)
         self.records += _records(delivery)
         decoded_bytes = delivery.header.size_bytes if delivery.header else 0
-        self.size_bytes += max(decoded_bytes, len(entry.payload))
+        size_bytes = max(decoded_bytes, len(entry.payload))
+        self.size_bytes += size_bytes
+        self._held.size_bytes += size_bytes
 
     def holds(self, entry_id: str) -> bool:
         """Whether an entry is here already: a claim may hand out what this process waits with."""
@@ -137,4 +156,5 @@ class Buffer:
         """Forget all: it is stored, or will be delivered again."""
         self.entries, self.deliveries = [], []
         self._ids = set()
+        self._held.size_bytes -= self.size_bytes
         self.records = self.size_bytes = 0

@@ -20,7 +20,7 @@ import msgspec
 
 from logweir.backends import journal, store
 from logweir.collector import breaker
-from logweir.collector.buffer import Buffer, deliver, next_count, refused
+from logweir.collector.buffer import Buffer, Held, deliver, next_count, refused
 from logweir.core import errors, ids, settle
 from logweir.core.binding import CollectorPipeline, CollectorTenant
 from logweir.runtime import metrics
@@ -38,6 +38,7 @@ CLAIM_IDLE_S: Final = 90.0
 BACKOFF_S: Final = (0.2, 2.0)
 """Short enough that a server which is back is used at once, as many tenants' data may wait."""
 
+FULL_PAUSE_S: Final = 0.1
 MAX_UNKNOWN: Final = 1000
 """Blocks of a newer version left alone before a pipeline takes no more: they wait for another
 collector, and are remembered here meanwhile."""
@@ -50,9 +51,9 @@ class _Line:
     when there is nothing to recover.
     """
 
-    def __init__(self, pipeline: CollectorPipeline) -> None:
+    def __init__(self, pipeline: CollectorPipeline, held: Held) -> None:
         self.pipeline = pipeline
-        self.buffer = Buffer(pipeline.linger_s)
+        self.buffer = Buffer(pipeline.linger_s, held)
         self.breaker = breaker.Breaker()
         self.recover_after: str | None = "0"
         self.unknown: set[str] = set()
@@ -66,12 +67,15 @@ class _Line:
 class Worker:
     """Collects all pipelines of one tenant; one task runs it."""
 
-    def __init__(self, tenant: CollectorTenant, consumer: str, life: Life) -> None:
+    def __init__(
+        self, tenant: CollectorTenant, consumer: str, life: Life, held: Held | None = None
+    ) -> None:
         self._tenant = tenant
         self._life = life
+        self._held = held or Held()
         self._reader = journal.Reader(tenant.journal, tenant.journal_login, tenant.tenant, consumer)
         self._store = store.Store(tenant.store, tenant.store_login, tenant.tenant)
-        self.lines = {one.id: _Line(one) for one in tenant.pipelines}
+        self.lines = {one.id: _Line(one, self._held) for one in tenant.pipelines}
         self._read_count = 1
         self._claim_at_s = 0.0
         self._failures = 0
@@ -98,6 +102,7 @@ class Worker:
             for line in self.lines.values():
                 self._life.forget(self._part("breaker", line))
                 self._life.forget(self._part("versions", line))
+                line.buffer.clear()
             await self._reader.close()
             await self._store.close()
 
@@ -110,6 +115,8 @@ class Worker:
     async def _turn(self) -> None:
         # First of all: while the store refuses what is held, nothing more is taken.
         await self._flush_due()
+        if self._held.is_full and not await self._make_way():
+            return
         is_claim_due = time.monotonic() >= self._claim_at_s
         if is_claim_due:
             await self._look()
@@ -117,9 +124,18 @@ class Worker:
             await self._recover(line)
         if is_claim_due:
             await self._claim()
+            await self._store.close_idle()
             self._claim_at_s = time.monotonic() + CLAIM_EVERY_S
         await self._read()
         await self._flush_due()
+
+    async def _make_way(self) -> bool:
+        """Store all that is held here; false when other tenants hold too much, after a pause."""
+        for line in self.lines.values():
+            await self._flush(line)
+        if self._held.is_full:
+            await self._life.pause(FULL_PAUSE_S)
+        return not self._held.is_full
 
     async def _look(self) -> None:
         """Ask the journal for its backlog, and how old the oldest entry is that was handed out."""

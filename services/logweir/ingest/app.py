@@ -51,7 +51,7 @@ _answer_encoder = msgspec.json.Encoder()
 
 
 class _Debt(msgspec.Struct, frozen=True):
-    """An over-limit answer that is given again until a moment."""
+    """An over-limit answer that is given again until a moment of the monotonic clock."""
 
     until_s: float
     message: str
@@ -77,9 +77,11 @@ class Ingest:
     def __init__(
         self,
         now_s: Callable[[], float] = time.time,
+        monotonic_s: Callable[[], float] = time.monotonic,
         body_timeout_s: float = bounds.BODY_TIMEOUT_S,
     ) -> None:
         self._now_s = now_s
+        self._monotonic_s = monotonic_s
         self._body_timeout_s = body_timeout_s
         self._known: admission.Directory | None = None
         self._appenders: dict[TenantId, tuple[_Link, journal.Appender]] = {}
@@ -272,7 +274,7 @@ class Ingest:
         try:
             return await found.submit(request, part)
         except errors.OverLimitError as error:
-            until_s = self._now_s() + min(error.retry_after_s, DEBT_REMEMBERED_S)
+            until_s = self._monotonic_s() + min(error.retry_after_s, DEBT_REMEMBERED_S)
             self._debts[target.tenant] = _Debt(
                 until_s, error.message, error.retry_after_s, error.hint
             )
@@ -282,7 +284,7 @@ class Ingest:
         debt = self._debts.get(tenant)
         if debt is None:
             return
-        left_s = debt.until_s - self._now_s()
+        left_s = debt.until_s - self._monotonic_s()
         if left_s <= 0:
             del self._debts[tenant]
             return

@@ -82,6 +82,8 @@ class Query:
             return Response(found.body, media_type=found.content_type)
         except errors.LogweirError as error:
             status = error.status
+            if status >= errors.UnavailableError.status:
+                logger.warning("query failed", extra={"endpoint": name, "why": str(error)})
             return error_response(error)
         except CancelledQueryError:
             status = 499

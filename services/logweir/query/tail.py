@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 
 from logweir.core import errors
+from logweir.core.columns import UInt32s
 from logweir.core.record import Record
 from logweir.query import render
 from logweir.query.blocks import Rows
@@ -30,6 +31,9 @@ QUEUE_RECORDS: Final = 10_000
 
 QUEUE_BYTES: Final = 16 << 20
 """Bytes of the blocks that those records stand in; a single block may have more."""
+
+MISSED_RECORDS: Final = 1_000_000
+"""Records without room before the history is known, whose places are kept: 4 bytes each."""
 
 FRAME_RECORDS: Final = 500
 FRAME_BYTES: Final = 256 << 10
@@ -50,7 +54,8 @@ class Tail:
         self._filled = asyncio.Event()
         self._history: Sequence[Record] = ()
         self._shown: dict[int, set[int]] | None = None
-        self._missed_early: list[Rows] = []
+        self._missed_early: list[tuple[int, UInt32s]] = []
+        self._missed_records = 0
         self._problem: errors.LogweirError | None = None
 
     def offer(self, found: Rows) -> None:
@@ -69,7 +74,7 @@ class Tail:
 
     def _room(self, found: Rows) -> int:
         """How many rows of this block may enter the queue."""
-        if self._missed_early or (
+        if (self._shown is None and self._missed_records) or (
             self._queue and self._queued_bytes + found.block.text_bytes > QUEUE_BYTES
         ):
             return 0
@@ -77,12 +82,20 @@ class Tail:
 
     def _miss(self, found: Rows) -> None:
         if self._shown is None:
-            # Some of them may stand in the history; how many are missed is known then.
-            self._missed_early.append(found)
+            # Some of them may stand in the history; how many are missed is known then. Of what
+            # exceeds that as well only the number is kept.
+            if self._missed_records < MISSED_RECORDS:
+                block = int(found.block.block[found.rows[0]])
+                self._missed_early.append((block, found.block.index[found.rows]))
+            self._missed_records += len(found)
             return
-        metrics.TAIL_GAP_RECORDS.inc(len(found))
+        self._add_gap(len(found))
+
+    def _add_gap(self, count: int) -> None:
+        metrics.TAIL_GAP_RECORDS.inc(count)
         last = self._queue.pop() if self._queue and isinstance(self._queue[-1], int) else 0
-        self._queue.append(len(found) + (last if isinstance(last, int) else 0))
+        self._queue.append(count + (last if isinstance(last, int) else 0))
+        self._filled.set()
 
     def _new(self, found: Rows) -> Rows:
         """Return the rows that the history has not shown."""
@@ -105,9 +118,11 @@ class Tail:
         for one in waiting:
             if isinstance(one, Rows):
                 self.offer(one)
-        for one in missed:
-            if len(rest := self._new(one)):
-                self._miss(rest)
+        count = self._missed_records
+        for block, index in missed:
+            count -= int(np.isin(index, list(self._shown.get(block, ()))).sum())
+        if count:
+            self._add_gap(count)
 
     def fail(self, problem: errors.LogweirError) -> None:
         """End the tail, after what waits, with an error."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -21,17 +21,18 @@ from redis import asyncio as redis
 from logweir.backends import provision, redis_client, store
 from logweir.backends.control import Control, Pipeline, StoredObject, Tenant
 from logweir.core import errors
-from logweir.core.binding import Login
+from logweir.core.binding import CollectorBinding, Login
+from logweir.core.names import PipelineId
 from logweir.runtime import life, logs, web
 from logweir.runtime.settings import Settings
 from logweir.standalone import bindings, cluster_files, objects
 from logweir.standalone.bindings import Served, Site
 from logweir.standalone.cluster_files import TenantKeys
-from logweir.standalone.folder import Folder, write_json
+from logweir.standalone.folder import Folder, read_json, write_json
 from logweir.standalone.leaving import Leaver
 from logweir.standalone.making import MADE_STATES, Maker, Wanted, rows_by_object
 from logweir.standalone.manifests import Manifests
-from logweir.standalone.objects import Key, Live
+from logweir.standalone.objects import Live
 from logweir_operator import plan
 from logweir_operator.model import LogPipeline, LogTenant
 from logweir_operator.plan import SeenPipeline, SeenTenant, Verdict
@@ -99,7 +100,7 @@ class Cluster:
         rows = rows_by_object(await self._control.tenants())
         pipelines = await self._control.pipelines()
         planned = plan.plan(self._gather(live, rows, pipelines))
-        served = _served(found, planned, rows, pipelines)
+        served = _served(planned, rows, pipelines, self._collected())
         self._write_bindings(served)
         self._write_keys(found, live, rows, served)
         verdicts = {
@@ -149,6 +150,14 @@ class Cluster:
         return plan.Seen(seen_tenants, seen_pipelines)
 
     # ---- writing -----------------------------------------------------------------------------
+
+    def _collected(self) -> set[PipelineId]:
+        """The pipelines that collectors were told of last: their journals may hold records."""
+        try:
+            last = read_json(self._folder.bindings / "collector.json", CollectorBinding)
+        except errors.SetupError:
+            return set()
+        return {one.id for tenant in last.tenants for one in tenant.pipelines}
 
     def _write_bindings(self, served: Sequence[Served]) -> None:
         site, folder = self._site, self._folder.bindings
@@ -250,12 +259,10 @@ def _wanted(live: Sequence[Live], rows: Rows) -> list[Wanted]:
 
 
 def _served(
-    found: Sequence[StoredObject],
-    planned: plan.Plan,
-    tenants: Rows,
-    pipelines: Sequence[Pipeline],
+    planned: plan.Plan, tenants: Rows, pipelines: Sequence[Pipeline], collected: Set[PipelineId]
 ) -> list[Served]:
-    """What roles serve: planned pipelines, and for collectors those that still drain."""
+    """What roles serve: planned pipelines; to collectors also those that were open once, whatever
+    is wrong with them now, until they are deleted: their journals may hold records."""
     rows = {one.id: one for one in pipelines}
     by_tenant = {one.id: one for one in tenants.values()}
     served = []
@@ -264,12 +271,11 @@ def _served(
         if row is not None and row.tenant in by_tenant:
             served.append(Served(by_tenant[row.tenant], row, one.resource, is_open=True))
     open_ids = {one.pipeline.id for one in served}
-    leaving: set[Key] = {objects.key_of(one) for one in found if one.deleted_at is not None}
     for row in rows.values():
         tenant = by_tenant.get(row.tenant)
-        if row.id in open_ids or tenant is None:
+        if row.id in open_ids or tenant is None or tenant.state not in MADE_STATES:
             continue
-        if ("LogPipeline", tenant.namespace, row.name) in leaving:
+        if row.id in collected:
             served.append(Served(tenant, row, None, is_open=False))
     return served
 

@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from logweir.core import errors
+from logweir.standalone import accounts
 
 DEFAULT_PORT = 7080
 FORMAT_VERSION = 1
@@ -255,7 +256,7 @@ def write_json(path: Path, value: msgspec.Struct | Mapping[str, Any]) -> bool:
             file.write(text)
             file.flush()
             os.fsync(handle)
-        fresh.replace(path)
+        accounts.rename(fresh, path)
     except OSError as cause:
         raise errors.SetupError(
             f"Cannot write {path}: {cause.strerror}.", hint="Free space, or mend its rights."

@@ -75,8 +75,9 @@ class Leaver:
             left = await deprovision.backlog(self._journal, mine.tenant, [mine.id])
             if left:
                 return f"{left} blocks of its journal are not stored yet."
-            await self._control.delete_pipeline(mine.id)
+            # The row last: while it is there, an interrupted pass comes back to the journal.
             await deprovision.drop_pipeline(self._journal, mine.tenant, mine.id)
+            await self._control.delete_pipeline(mine.id)
         return ""
 
     async def _tenant(self, one: StoredObject, rows: Rows, found: Sequence[StoredObject]) -> str:

@@ -33,6 +33,9 @@ logger = logging.getLogger(__name__)
 CLUSTER: Final = "up"
 MADE_STATES: Final = ("active", "readonly")
 RETRY_S: Final = (1.0, 30.0)
+BUFFER_SHARE: Final = 2
+"""One tenant may fill the journal's memory divided by this, whatever its quota says."""
+
 
 _SCOPES: Final = {"ingest": keys.SCOPE_INGEST, "query": keys.SCOPE_QUERY, "admin": keys.SCOPE_ADMIN}
 
@@ -138,10 +141,11 @@ class Maker:
             )
             for name, one in wanted.pipelines
         ]
-        roots, limits = self._site.roots, _limits(wanted.resource)
+        # First of all: a key that is to be revoked must not wait for what may fail.
+        texts = await self._make_keys(row, wanted.resource, pipelines)
+        roots, limits = self._site.roots, await self._limits(wanted.resource)
         await asyncio.to_thread(provision.provision_store, self._conninfo, row, roots, limits)
         await provision.provision_journal(self._journal, row, pipelines, roots, limits)
-        texts = await self._make_keys(row, wanted.resource, pipelines)
         # Last of all: a row in one of these states says that its place was made once.
         await self._control.set_tenant(row.id, state, days, stored.spec)
         return texts
@@ -170,22 +174,26 @@ class Maker:
         await provision.publish_revocations(self._journal, row.id, revoked)
         return texts
 
+    async def _limits(self, resource: LogTenant) -> provision.Limits:
+        """The tenant's limits; its buffer is at most a share of what the journal may hold, so that
+        one tenant whose records are not stored gets 429 before all others get 503."""
+        spec = resource.spec
+        found = await self._journal.config_get("maxmemory")
+        room_bytes = int(found.get("maxmemory") or 0) // BUFFER_SHARE
+        buffer_bytes = spec.quotas.buffer_bytes
+        return provision.Limits(
+            buffer_bytes=min(buffer_bytes, room_bytes) if room_bytes else buffer_bytes,
+            records_per_second=spec.quotas.records_per_second,
+            bytes_per_second=spec.quotas.bytes_per_second,
+            connection_limit=spec.postgres.connection_limit,
+        )
+
 
 def key_text(site: Site, key: keys.ApiKey) -> str:
     """Return the text of a key, which stands in no table: it is derived."""
     if key.is_ingest:
         return keys.encode(key, keys.ingest_secret(site.roots.sign, key.tenant, key.revision))
     return keys.encode(key, keys.access_secret(site.roots.sign, key.revision))
-
-
-def _limits(resource: LogTenant) -> provision.Limits:
-    spec = resource.spec
-    return provision.Limits(
-        buffer_bytes=spec.quotas.buffer_bytes,
-        records_per_second=spec.quotas.records_per_second,
-        bytes_per_second=spec.quotas.bytes_per_second,
-        connection_limit=spec.postgres.connection_limit,
-    )
 
 
 def rows_by_object(rows: Sequence[Tenant]) -> Mapping[tuple[str, str], Tenant]:

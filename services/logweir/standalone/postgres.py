@@ -197,7 +197,7 @@ def configuration(port: int, version: tuple[int, ...]) -> str:
         f"listen_addresses = '{servers.LOOPBACK}'",
         f"port = {port}",
         "unix_socket_directories = ''",
-        "max_connections = 100",
+        "max_connections = 300",
         "password_encryption = scram-sha-256",
         "timezone = 'UTC'",
         "log_timezone = 'UTC'",

@@ -18,6 +18,9 @@ HEADS: Final = {"control": "0001", "tenant": "0001"}
 LOCK_TIMEOUT: Final = "2s"
 """A change that waits for a lock holds up all who come after it; it gives up and is tried again."""
 
+LOCK_WAIT: Final = "60s"
+"""How long an upgrade waits for another one of the same schema; then it is tried again."""
+
 Kind = Literal["control", "tenant"]
 
 
@@ -63,11 +66,15 @@ def _run_alembic(conninfo: str, kind: Kind, schema: str, tenant: str) -> None:
     with engine.connect() as connection:
         connection.execute(
             text(
-                "select set_config('search_path', :s, false),"
-                " pg_advisory_lock(hashtextextended('migrate ' || :s, 0)),"
-                " set_config('lock_timeout', :t, false)"
+                "select set_config('search_path', :s, false), set_config('lock_timeout', :w, false)"
             ),
-            {"s": schema, "t": LOCK_TIMEOUT},
+            {"s": schema, "w": LOCK_WAIT},
+        )
+        connection.execute(
+            text("select pg_advisory_lock(hashtextextended('migrate ' || :s, 0))"), {"s": schema}
+        )
+        connection.execute(
+            text("select set_config('lock_timeout', :t, false)"), {"t": LOCK_TIMEOUT}
         )
         connection.commit()  # else the first rollback undoes it
         connection.dialect.default_schema_name = schema

@@ -131,7 +131,8 @@ begin
         raise exception 'no partition for %: it is more than a day in the future', t
             using errcode = 'LW002';
     end if;
-    perform pg_advisory_xact_lock(hashtextextended('{schema}.segments', 0));
+    -- One at a time. A lock of the tenant's own: any login may hold an advisory one.
+    lock table {schema}.settings in share update exclusive mode;
     if exists (select 1 from {schema}.partition_bounds() b where b.low <= t and t < b.high) then
         return;
     end if;
