@@ -466,3 +466,14 @@ async def test_a_closed_door_may_be_used_again(door):
     await door.close()
 
     assert isinstance(await door.tenants(), list)
+
+
+async def test_of_several_objects_all_are_written_or_none(door):
+    first, leaving = fresh(), fresh()
+    await door.apply_object("LogTenant", "n", leaving, {})
+    await door.delete_object("LogTenant", "n", leaving)
+
+    with pytest.raises(control.ObjectLeavingError, match="is being deleted"):
+        await door.apply_objects([("LogTenant", "n", first, {}), ("LogTenant", "n", leaving, {})])
+
+    assert [one.name for one in await door.objects() if one.name == first] == []

@@ -103,6 +103,13 @@ class IdentityClaimedError(errors.LogweirError):
     status = 409
 
 
+class ObjectLeavingError(errors.LogweirError):
+    """An object is being deleted, and cannot be changed any more."""
+
+    code = "leaving"
+    status = 409
+
+
 class Control:
     """The control schema, over one connection that is opened again when it breaks."""
 
@@ -291,16 +298,42 @@ class Control:
         source: str = "",
         source_hash: str = "",
     ) -> StoredObject:
-        """Create or change an object; its generation grows only when its spec changes."""
-        rows = await self._rows(
-            "insert into logweir.objects as o (kind, namespace, name, spec, source, source_hash)"
-            " values (%s, %s, %s, %s, %s, %s) on conflict (kind, namespace, name) do update set"
-            " generation = o.generation + (o.spec <> excluded.spec)::int, spec = excluded.spec,"
-            " source = excluded.source, source_hash = excluded.source_hash, deleted_at = null"
-            " returning *",
-            [kind, namespace, name, Jsonb(spec), source, source_hash],
-        )
-        return msgspec.convert(rows[0], StoredObject)
+        """Create or change one object, as `apply_objects`."""
+        wanted = [(kind, namespace, name, spec)]
+        return (await self.apply_objects(wanted, source=source, source_hash=source_hash))[0]
+
+    async def apply_objects(
+        self,
+        wanted: Sequence[tuple[str, str, str, dict[str, Any]]],
+        *,
+        source: str = "",
+        source_hash: str = "",
+    ) -> list[StoredObject]:
+        """Create or change objects (kind, namespace, name, spec), all of them or none; a
+        generation grows only when its spec changes.
+
+        Raises:
+            ObjectLeavingError: one of them is being deleted.
+        """
+        made = []
+        async with self._door() as connection, connection.transaction():
+            for kind, namespace, name, spec in wanted:
+                cursor = await connection.execute(
+                    "insert into logweir.objects as o"
+                    " (kind, namespace, name, spec, source, source_hash, created_at)"
+                    " values (%s, %s, %s, %s, %s, %s, clock_timestamp())"
+                    " on conflict (kind, namespace, name) do update set generation = o.generation + (o.spec <> excluded.spec)::int,"
+                    " spec = excluded.spec, source = excluded.source,"
+                    " source_hash = excluded.source_hash where o.deleted_at is null returning *",
+                    [kind, namespace, name, Jsonb(spec), source, source_hash],
+                )
+                row = await cursor.fetchone()
+                if row is None:
+                    raise ObjectLeavingError(
+                        f'{kind} "{name}" is being deleted; apply it again when it is gone'
+                    )
+                made.append(msgspec.convert(row, StoredObject))
+        return made
 
     async def delete_object(self, kind: str, namespace: str, name: str) -> bool:
         """Ask for an object's deletion; false when there is none."""

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from logweir.backends.control import Control, StoredObject
+from logweir.backends.control import Control, ObjectLeavingError, StoredObject
 from logweir.core import errors
 from logweir_operator import manifest, model
 from logweir_operator.model import Resource
@@ -133,27 +133,34 @@ async def apply(
     """
     before = {key_of(one): one for one in await control.objects()}
     _check(before, resources)
-    applied = []
-    for one in resources:
-        namespace, name = one.metadata.namespace, one.metadata.name
-        old = before.get((one.kind, namespace, name))
-        spec = msgspec.to_builtins(one.spec)
-        new = await control.apply_object(
-            one.kind, namespace, name, spec, source=source, source_hash=source_hash
+    try:
+        made = await control.apply_objects(
+            [(*_key(one), msgspec.to_builtins(one.spec)) for one in resources],
+            source=source,
+            source_hash=source_hash,
         )
+    except ObjectLeavingError as error:
+        raise LeavingError(error.message) from error
+    applied = []
+    for new in made:
+        old = before.get(key_of(new))
         before[key_of(new)] = new
         verb = "created" if old is None else "configured"
         if old is not None and old.generation == new.generation:
             verb = "unchanged"
-        applied.append(Applied(one.kind, name, verb))
+        applied.append(Applied(new.kind, new.name, verb))
     return applied
+
+
+def _key(resource: Resource) -> Key:
+    return (resource.kind, resource.metadata.namespace, resource.metadata.name)
 
 
 def _check(before: Mapping[Key, StoredObject], resources: Sequence[Resource]) -> None:
     known: dict[Key, Resource] = {}
     wrong, leaving = [], []
     for one in resources:
-        key = (one.kind, one.metadata.namespace, one.metadata.name)
+        key = _key(one)
         title = f'{one.kind} "{one.metadata.name}"'
         old = before.get(key)
         if old is not None and old.deleted_at is not None:
