@@ -265,6 +265,39 @@ async def test_over_the_quota_the_newest_pipeline_is_not_served(up_place):
     assert up_place.served() == ["old"]
 
 
+async def test_a_pipeline_that_a_quota_closes_is_still_drained(up_place):
+    await made(up_place, tenant(), pipeline("old"), passes=2)
+    await up_place.apply(pipeline("new"))
+    await up_place.passes(2)
+    await up_place.apply(tenant(quotas={"maxPipelines": 1}))
+    await up_place.passes(2)
+
+    assert up_place.served() == ["old"]
+    assert sorted(up_place.drained()) == ["new", "old"]
+
+
+async def test_a_tenant_that_another_program_wrote_is_still_drained(up_place):
+    await made(up_place, tenant(), pipeline())
+    await up_place.control.apply_object("LogTenant", "default", "acme", {"unheardOf": 1})
+    await up_place.restart()
+    await up_place.passes()
+
+    assert up_place.drained() == ["web"]
+
+
+async def test_no_tenant_may_fill_the_whole_journal(up_place):
+    journal = up_place.cluster._journal
+    before = await journal.config_get("maxmemory")
+    await journal.config_set("maxmemory", 64 << 20)
+    try:
+        of = await made(up_place, tenant(), pipeline())
+        found = await journal.hget(names.journal_tenant(of) + "m", "max_bytes")
+    finally:
+        await journal.config_set("maxmemory", before["maxmemory"])
+
+    assert int(found) == 32 << 20
+
+
 async def test_quotas_reach_the_journal(up_place):
     of = await made(
         up_place, tenant(quotas={"recordsPerSecond": 7, "bufferBytes": 2 << 20}), pipeline()
