@@ -18,7 +18,7 @@ WORD = st.text([chr(code) for code in range(0x21, 0x7F)], min_size=1, max_size=2
 
 
 def test_no_key_is_no_identity():
-    assert idempotency.identity(b"", ACME, ONE) == idempotency.NONE
+    assert idempotency.identity(None, ACME, ONE) == idempotency.NONE
     assert idempotency.NONE.key == b""
 
 

@@ -73,7 +73,7 @@ def test_a_process_that_was_ready_for_a_while_is_mended():
     again = restarts.probed(restarts.started(killed(READY, 200.0, 6), 44, 210.0), "", 211.0)
     mended = restarts.probed(again, "", 211.0 + restarts.STABLE_S)
 
-    assert (again.failures, mended.failures, mended.why) == (6, 0, "")
+    assert (again.failures, mended.failures, mended.why) == (6, 0, "killed by SIGKILL")
     assert restarts.is_due(restarts.ended(mended, "killed", 300.0), 300.0)
 
 

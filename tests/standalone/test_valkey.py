@@ -369,3 +369,24 @@ def test_stopping_leaves_no_process(server, place):
         server.stop()
 
     assert not [one for one in processes if is_running(one.pid)]
+
+
+def test_a_journal_of_another_server_is_left_alone_with_one_sentence(place):
+    folder = place / "valkey"
+    first = make(folder)
+    start(first, place)
+    first.stop()
+    written = (folder / "written-by").read_text()
+    (folder / "written-by").write_text("valkey-server 99.1.0\n")
+    with pytest.raises(errors.SetupError) as newer:
+        make(folder).prepare()
+    (folder / "written-by").write_text("redis-server 7.0.15\n")
+    with pytest.raises(errors.SetupError) as other:
+        make(folder).prepare()
+
+    assert written.startswith("valkey-server 9.")
+    assert "holds the journal of valkey-server 99.1.0, but this is valkey-server 9." in str(
+        newer.value
+    )
+    assert "holds the journal of redis-server 7.0.15, but this is valkey-server" in str(other.value)
+    assert "Install redis-server 7.0.15 or newer" in other.value.hint

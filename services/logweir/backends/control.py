@@ -322,7 +322,8 @@ class Control:
                     "insert into logweir.objects as o"
                     " (kind, namespace, name, spec, source, source_hash, created_at)"
                     " values (%s, %s, %s, %s, %s, %s, clock_timestamp())"
-                    " on conflict (kind, namespace, name) do update set generation = o.generation + (o.spec <> excluded.spec)::int,"
+                    " on conflict (kind, namespace, name) do update set"
+                    " generation = o.generation + (o.spec <> excluded.spec)::int,"
                     " spec = excluded.spec, source = excluded.source,"
                     " source_hash = excluded.source_hash where o.deleted_at is null returning *",
                     [kind, namespace, name, Jsonb(spec), source, source_hash],

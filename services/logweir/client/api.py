@@ -12,7 +12,7 @@ import msgspec
 from logweir.core import errors
 
 TIMEOUT_S: Final = 60.0
-_PREFIX = re.compile(r"/t/[^/]+/[^/]+/?$")
+_PREFIX = re.compile(r"/t/[^/]+(?:/[^/]*)?/?$")
 _Kind = TypeVar("_Kind")
 _POSITION = re.compile(r"\(line (\d+), column (\d+)\)")
 

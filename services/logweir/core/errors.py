@@ -40,7 +40,8 @@ class UnauthorizedError(LogweirError):
     def __init__(self) -> None:
         super().__init__(
             "The key is missing, not valid, expired or revoked for this address.",
-            hint="Send a key as 'Authorization: Bearer KEY', 'X-API-Key: KEY' or Basic password.",
+            hint="Send a key as 'Authorization: Bearer KEY', 'X-API-Key: KEY' or Basic password,"
+            " and look at tenant and pipeline in the URL; lwi_ keys send, lwa_ keys read.",
         )
 
 

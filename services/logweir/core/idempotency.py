@@ -37,13 +37,13 @@ class Identity(msgspec.Struct, frozen=True):
 NONE: Final = Identity()
 
 
-def identity(header: bytes, tenant: TenantId, pipeline: PipelineId) -> Identity:
-    """Return the identity that an `Idempotency-Key` gives a request; NONE for an empty header.
+def identity(header: bytes | None, tenant: TenantId, pipeline: PipelineId) -> Identity:
+    """Return the identity that an `Idempotency-Key` gives a request; NONE without a header.
 
     Raises:
         BadRequestError: the key is too long or not visible ASCII.
     """
-    if not header:
+    if header is None:
         return NONE
     if len(header) > bounds.MAX_IDEMPOTENCY_KEY_BYTES or not _VISIBLE.fullmatch(header):
         raise errors.BadRequestError(

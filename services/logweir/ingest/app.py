@@ -201,7 +201,7 @@ class Ingest:
         body.check_content_type(headers.get(b"content-type", b""))
         body.check_length(headers.get(b"content-length", b""))
         identity = idempotency.identity(
-            headers.get(b"idempotency-key", b""), target.tenant, target.pipeline.id
+            headers.get(b"idempotency-key"), target.tenant, target.pipeline.id
         )
         with body.Holding(self._held) as holding:
             raw = await body.read(receive, holding, self._body_timeout_s)

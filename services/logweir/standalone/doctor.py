@@ -168,11 +168,12 @@ def _port(place: Folder, port: int | None) -> Check:
             wanted = place.ports().gateway
         except errors.SetupError:
             wanted = DEFAULT_PORT
-    if wanted == 0 or servers.port_is_free(wanted):
+    problem = servers.port_problem(wanted) if wanted else ""
+    if not problem:
         return Check("port", True, f"{wanted} is free" if wanted else "any")
     return Check(
         "port",
         False,
-        f"{wanted} is in use by another program",
-        "Stop it, or choose another port with 'logweir up --port N'.",
+        f"{wanted} {problem}",
+        "Choose another port with 'logweir up --port N'.",
     )

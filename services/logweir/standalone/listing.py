@@ -10,6 +10,7 @@ import msgspec
 
 from logweir.backends.control import StoredObject
 from logweir.core import errors
+from logweir.core.keys import ACCESS_PREFIX
 from logweir.standalone import objects
 from logweir.standalone.cluster_files import Access, TenantKeys, file_name
 from logweir.standalone.folder import Folder, read_json
@@ -146,7 +147,9 @@ def address(place: Folder, tenant: str, pipeline: str, prefix: str) -> tuple[str
             f"LogTenant {found.name!r} has no pipeline {pipeline!r}.",
             hint=f"It has: {', '.join(found.pipelines) or 'none'}.",
         )
-    for wanted in [pipeline] if pipeline else found.pipelines:
+    # Reading needs no pipeline: what a deleted one has left is read as well.
+    every = found.pipelines or [""] if prefix == ACCESS_PREFIX else found.pipelines
+    for wanted in [pipeline] if pipeline else every:
         key = found.key(prefix, wanted)
         if key:
             return f"{found.url}/{wanted}", key

@@ -92,6 +92,7 @@ class Nginx(servers.Server):
         accounts.make_folder(self.folder, None, 0o711)
         self._program = self._program or binaries.nginx()
         servers.clear(self.folder, _PROGRAMS, None, signal.SIGTERM)
+        servers.await_port(self.port, self.host)
         web.bind(Listen(self.host, self.port)).close()
         self._configure()
 

@@ -35,7 +35,7 @@ HANGS: Final = "gave no answer for a minute"
 class Process(msgspec.Struct, frozen=True):
     """One process. Times are in the caller's monotonic clock, `failures` counts those in a row.
 
-    `waits_for` says why it is not ready, `ended` how it last ended, until it counts as mended.
+    `waits_for` says why it is not ready, `ended` how it last ended.
     """
 
     state: State = "waiting"
@@ -91,7 +91,7 @@ def probed(process: Process, answer: str | None, now_s: float) -> Process:
         answered_s=now_s,
         waits_for=answer,
         failures=0 if is_mended else process.failures,
-        ended="" if is_mended else process.ended,
+        ended=process.ended,
     )
 
 

@@ -40,6 +40,8 @@ PROBE_WAIT_S = 1.0
 ORPHAN_WAIT_S = 10.0
 """How long a server that was left behind may take to stop in order; then it is killed."""
 
+IN_USE = "is in use by another program"
+
 TAIL_BYTES = 2000
 """How much of a server's last words an error repeats."""
 
@@ -175,13 +177,25 @@ def free_port() -> int:
 
 def port_is_free(port: int, host: str = LOOPBACK) -> bool:
     """Say whether a server could listen on the port now."""
+    return not port_problem(port, host)
+
+
+def port_problem(port: int, host: str = LOOPBACK) -> str:
+    """Return why a server could not listen on the port now; empty when it could."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
+        except PermissionError:
+            return "may be taken by root only"
         except OSError:
-            return False
-    return True
+            return IN_USE
+    return ""
+
+
+def await_port(port: int, host: str = LOOPBACK, wait_s: float = 1.0) -> None:
+    """Wait until the port is free; for a moment it may outlive the process that had it."""
+    _until(lambda: port_is_free(port, host), wait_s)
 
 
 def clear(folder: Path, programs: frozenset[str], leader: int | None, stop_signal: int) -> None:

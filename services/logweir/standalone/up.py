@@ -180,11 +180,10 @@ def choose_ports(place: Folder, port: int | None) -> Ports:
     gateway = port if port is not None else (last.gateway if last else folder.DEFAULT_PORT)
     if gateway == 0:
         gateway = servers.free_port()
-    elif not servers.port_is_free(gateway):
-        raise errors.SetupError(
-            f"Port {gateway} is in use by another program.",
-            hint="Stop it, or choose another port with '--port N' ('--port 0' takes a free one).",
-        )
+    elif problem := servers.port_problem(gateway):
+        other = "hoose another port with '--port N' ('--port 0' takes a free one)."
+        hint = f"Stop it, or c{other}" if problem == servers.IN_USE else f"C{other}"
+        raise errors.SetupError(f"Port {gateway} {problem}.", hint=hint)
     internal = [
         wanted if wanted and servers.port_is_free(wanted) else servers.free_port()
         for wanted in ((last.postgres, last.valkey) if last else (0, 0))

@@ -4,6 +4,7 @@
       valkey.conf         written at each start from `configuration`
       users.acl           made at the first start; ACL SAVE rewrites it, so only our line is mended
       appendonlydir/      the data; each reply waits for its fsync
+      written-by          which server wrote it last: another one may not be able to read it
 
 The user `default` is off, as a connection falls back to it after RESET. The platform's own user
 may do everything; the others are made by provisioning.
@@ -77,9 +78,25 @@ class Valkey(servers.Server):
         found = self._program or binaries.valkey()
         self._program = binaries.reachable(found, self._account, self.folder.parent / ".bin")
         servers.clear(self.folder, _PROGRAMS, None, signal.SIGTERM)
+        self._check_writer(self._program)
         text = configuration(self.folder, self.port, self._max_memory_bytes, self._program)
         accounts.write_file(self.folder / "valkey.conf", text, self._account)
         self._write_users()
+
+    def _check_writer(self, program: Binaries) -> None:
+        """Refuse data of another kind of server or of a newer one: it could not be read."""
+        path = self.folder / "written-by"
+        if path.exists() and (self.folder / "appendonlydir").exists():
+            kind, _, version = path.read_text(encoding="utf-8").strip().partition(" ")
+            if kind != program.kind or binaries.version_of(version) > program.version:
+                raise errors.SetupError(
+                    f"{self.folder} holds the journal of {kind} {version}, but this is"
+                    f" {program.kind} {'.'.join(map(str, program.version))}.",
+                    hint=f"Install {kind} {version} or newer, or choose another folder with"
+                    " '--data DIR'.",
+                )
+        now = f"{program.kind} {'.'.join(map(str, program.version))}\n"
+        accounts.write_file(path, now, self._account)
 
     def command(self) -> servers.Command:
         """Return the server's process; SIGTERM stops it in order."""
