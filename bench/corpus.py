@@ -9,6 +9,7 @@ The same seed gives the same bytes on every machine. A corpus is made once into 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import struct
@@ -179,7 +180,8 @@ def cache_folder() -> Path:
 
 def ndjson(kind: str, count: int, start_ns: int) -> Path:
     """Return the file of a corpus, made when it is not there yet."""
-    path = cache_folder() / f"{kind}-{count}-{start_ns}.ndjson"
+    made_by = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
+    path = cache_folder() / f"{kind}-{count}-{start_ns}-{made_by}.ndjson"
     if not path.exists():
         fresh = path.with_suffix(".new")
         with fresh.open("w", encoding="utf-8") as file:
