@@ -32,7 +32,6 @@ OPERATOR: Final = "logweir_operator"
 QUERY: Final = "logweir_query"
 KEEPER: Final = "logweir_keeper"
 DATABASE: Final = "logweir"
-JOURNAL_OPERATOR: Final = "lw_operator"
 
 SCRAM_ITERATIONS: Final = 4096
 """PostgreSQL's own default; more would only slow logins down, as no password can be guessed."""

@@ -12,7 +12,6 @@ All of one snapshot is as of one moment, whatever is merged meanwhile. Who reads
 from __future__ import annotations
 
 import contextlib
-import re
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final
@@ -35,9 +34,7 @@ IDLE_S: Final = 60.0
 LIFETIME_S: Final = 900.0
 """A backend keeps a catalogue entry of each partition it saw; a new one starts small."""
 STATEMENT_TIMEOUT_MS: Final = 30_000
-FILTER_BLOCK_BYTES: Final = 32
 
-_BOUNDS = re.compile(r"FROM \('?(-?\d+)'?\) TO \('?(-?\d+)'?\)")
 _OPTIONS: Final = (
     f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c jit=off -c max_parallel_workers_per_gather=0"
     " -c idle_in_transaction_session_timeout=120000"
@@ -195,15 +192,9 @@ class Snapshot:
     async def _floor_ns(self, low_ns: int) -> int:
         """The beginning of the partition that holds `low_ns`: no segment crosses a partition, so
         no older one is worth a look."""
-        rows = await self._rows(
-            "select pg_get_expr(c.relpartbound, c.oid) from pg_inherits i"
-            " join pg_class c on c.oid = i.inhrelid where i.inhparent = %s::regclass",
-            [f'"{self._schema}".segments'],
-        )
-        for match in (_BOUNDS.search(row[0]) for row in rows):
-            if match and int(match[1]) <= low_ns < int(match[2]):
-                return int(match[1])
-        return low_ns
+        rows = await self._rows(store.PARTITIONS, [f'"{self._schema}".segments'])
+        holding = (low for low, end in store.partition_bounds(rows) if low <= low_ns < end)
+        return next(holding, low_ns)
 
     async def heads(self, keys: Keys, *, with_counts: bool = False) -> list[Head]:
         """Return the heads of these segments, in their order."""

@@ -40,6 +40,12 @@ _TOO_OLD: Final = "LW001"
 _TOO_NEW: Final = "LW002"
 """What ensure_partition raises: the time is older than the retention, or in the future."""
 
+PARTITIONS: Final = (
+    "select pg_get_expr(c.relpartbound, c.oid) from pg_inherits i"
+    " join pg_class c on c.oid = i.inhrelid where i.inhparent = %s::regclass"
+)
+"""The bounds of a table's partitions, for `partition_bounds`; takes the table, quoted."""
+
 _BOUND = re.compile(r"FROM \('?(-?\d+)'?\) TO \('?(-?\d+)'?\)")
 
 
@@ -177,14 +183,8 @@ class Store:
     async def _read_partitions(
         self, connection: psycopg.AsyncConnection[Any]
     ) -> list[tuple[int, int]]:
-        cursor = await connection.execute(
-            "select pg_get_expr(c.relpartbound, c.oid) from pg_inherits i"
-            " join pg_class c on c.oid = i.inhrelid"
-            " where i.inhparent = %s::regclass",
-            [f'"{self._schema}".segments'],
-        )
-        found = [_BOUND.search(row[0]) for row in await cursor.fetchall()]
-        return sorted((int(match[1]), int(match[2])) for match in found if match)
+        cursor = await connection.execute(PARTITIONS, [f'"{self._schema}".segments'])
+        return partition_bounds(await cursor.fetchall())
 
     async def _transaction(
         self,
@@ -313,6 +313,12 @@ def refusals(results: Iterable[settle.BlockResult]) -> dict[str, int]:
         ).items():
             found[reason] = found.get(reason, 0) + count
     return found
+
+
+def partition_bounds(rows: Iterable[Sequence[str]]) -> list[tuple[int, int]]:
+    """Return what `PARTITIONS` found: first moment (inclusive) and end of each, in order."""
+    found = (_BOUND.search(row[0]) for row in rows)
+    return sorted((int(match[1]), int(match[2])) for match in found if match)
 
 
 def uncovered(partitions: Sequence[tuple[int, int]], times_ns: columns.Int64s) -> list[int]:

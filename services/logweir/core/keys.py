@@ -33,7 +33,6 @@ PLATFORM = names.PLATFORM
 """Stands for the tenant in passwords of the platform's own logins; no tenant may have this id."""
 
 ROOT_BYTES = 32
-ROOTS: Final = ("write", "maintain", "read", "sign")
 
 SCOPE_INGEST: Final = 1
 SCOPE_QUERY: Final = 2

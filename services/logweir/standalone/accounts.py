@@ -117,21 +117,29 @@ def write_file(path: Path, text: str, account: Account | None) -> None:
     Raises:
         SetupError: the file cannot be written.
     """
-    fresh = path.with_name(path.name + ".new")
     try:
-        fresh.unlink(missing_ok=True)
-        handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            if account is not None:
-                os.fchown(handle, account.uid, account.gid)
-            file.write(text)
-            file.flush()
-            os.fsync(handle)
-        rename(fresh, path)
+        replace(path, path.with_name(path.name + ".new"), text.encode(), account)
     except OSError as cause:
         raise errors.SetupError(
             f"Cannot write {path}: {cause.strerror}.", hint="Free space, or choose another folder."
         ) from cause
+
+
+def replace(path: Path, fresh: Path, data: bytes, account: Account | None = None) -> None:
+    """Write `fresh` beside `path`, mode 0600, and rename it; see `write_file`.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    fresh.unlink(missing_ok=True)
+    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        if account is not None:
+            os.fchown(handle, account.uid, account.gid)
+        file.write(data)
+        file.flush()
+        os.fsync(handle)
+    rename(fresh, path)
 
 
 def rename(old: Path, new: Path) -> None:

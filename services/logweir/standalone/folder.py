@@ -250,13 +250,7 @@ def write_json(path: Path, value: msgspec.Struct | Mapping[str, Any]) -> bool:
     try:
         if path.exists() and path.read_bytes() == text:
             return False
-        fresh.unlink(missing_ok=True)
-        handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(handle, "wb") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(handle)
-        accounts.rename(fresh, path)
+        accounts.replace(path, fresh, text)
     except OSError as cause:
         raise errors.SetupError(
             f"Cannot write {path}: {cause.strerror}.", hint="Free space, or mend its rights."

@@ -37,9 +37,6 @@ BUFFER_SHARE: Final = 2
 """One tenant may fill the journal's memory divided by this, whatever its quota says."""
 
 
-_SCOPES: Final = {"ingest": keys.SCOPE_INGEST, "query": keys.SCOPE_QUERY, "admin": keys.SCOPE_ADMIN}
-
-
 class Work(msgspec.Struct, eq=False):
     """What is known of one LogTenant; `done` and `tried` are fingerprints of what was made."""
 
@@ -160,7 +157,7 @@ class Maker:
             if not wanted.enabled or (wanted.pipeline and wanted.pipeline not in by_name):
                 continue
             pipeline = by_name[wanted.pipeline] if wanted.pipeline else PipelineId(0)
-            scopes = sum(_SCOPES[scope] for scope in set(wanted.scopes))
+            scopes = sum(keys.SCOPE_NAMES[scope] for scope in set(wanted.scopes))
             made = await self._control.ensure_api_key(
                 row, wanted.name, pipeline, scopes, wanted.generation, wanted.expires_at
             )

@@ -30,7 +30,7 @@ from logweir.standalone.nginx import Nginx
 from logweir.standalone.postgres import Postgres
 from logweir.standalone.status import Shown, show
 from logweir.standalone.supervisor import Supervisor
-from logweir.standalone.valkey import Valkey
+from logweir.standalone.valkey import OPERATOR, Valkey
 
 if TYPE_CHECKING:
     from logweir.standalone.bindings import Site
@@ -242,7 +242,7 @@ def _operator(
         from logweir.standalone import cluster
 
         def run(settings: Settings) -> None:
-            login = Login("lw_operator", secrets.valkey_password)
+            login = Login(OPERATOR, secrets.valkey_password)
 
             def make() -> cluster.Cluster:
                 return cluster.Cluster(place, site_of(secrets, ports), login, url)
