@@ -147,7 +147,8 @@ def test_the_how_to_of_tenants_works_step_by_step(shell):
         assert time.monotonic() < deadline_s
         time.sleep(0.05)
     keys = json.loads(shell.run("logweir get keys acme"))
-    shell.run(sent)
+    _until_it_works(shell, sent)
+    _until_it_works(shell, found)
     lines = shell.find(found)
     for one in deleted:
         shell.run(one) if "logpipeline" in one else _until_it_works(shell, one)
@@ -161,7 +162,7 @@ def test_the_how_to_of_tenants_works_step_by_step(shell):
 
 
 def _until_it_works(shell: Shell, command: str) -> None:
-    """A tenant can be deleted when its pipelines are gone, which takes a moment."""
+    """A tenant is served, and can be deleted once its pipelines are gone, within seconds."""
     deadline_s = time.monotonic() + FOUND_WAIT_S
     while True:
         try:
