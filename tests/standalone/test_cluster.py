@@ -31,6 +31,21 @@ async def append(door: journal.Appender, of: TenantId, to: int) -> None:
     await door.append(to, uuid, payload, accepted=1, size_bytes=10, requests=1, keyed=[])
 
 
+async def only_pipeline(place: Place, of: TenantId) -> int:
+    """The id of the one pipeline that the tenant has."""
+    [found] = [one.id for one in await place.control.pipelines() if one.tenant == of]
+    return found
+
+
+async def append_records(place: Place, of: TenantId, count: int) -> None:
+    """Append blocks of one record to the tenant's one pipeline."""
+    to = await only_pipeline(place, of)
+    door = appender(place, of)
+    for _ in range(count):
+        await append(door, of, to)
+    await door.close()
+
+
 async def drain(place: Place, of: TenantId) -> None:
     """Collect what the tenant's journals hold, as the collector does by its binding."""
     [mine] = [one for one in place.collector_binding().tenants if one.tenant == of]
@@ -93,10 +108,7 @@ async def test_one_pass_makes_all_that_a_user_needs(up_place):
 
 async def test_what_is_made_works_with_the_logins_of_the_bindings(up_place):
     of = await made(up_place, tenant(), pipeline())
-    [to] = [one.id for one in await up_place.control.pipelines() if one.tenant == of]
-    door = appender(up_place, of)
-    await append(door, of, to)
-    await door.close()
+    await append_records(up_place, of, 1)
     await drain(up_place, of)
 
     assert records_in(up_place, of) == 1
@@ -309,7 +321,7 @@ async def test_quotas_reach_the_journal(up_place):
 
 async def test_a_read_only_tenant_takes_no_records(up_place):
     of = await made(up_place, tenant(readOnly=True), pipeline())
-    [to] = [one.id for one in await up_place.control.pipelines() if one.tenant == of]
+    to = await only_pipeline(up_place, of)
     door = appender(up_place, of)
     with pytest.raises(errors.ForbiddenError):
         await append(door, of, to)
@@ -439,7 +451,7 @@ async def test_a_pipeline_refuses_records_before_its_journal_is_looked_at_for_th
     up_place,
 ):
     of = await made(up_place, tenant(), pipeline())
-    [to] = [one.id for one in await up_place.control.pipelines() if one.tenant == of]
+    to = await only_pipeline(up_place, of)
     door = appender(up_place, of)
     await append(door, of, to)
     await up_place.delete("LogPipeline", "web")
@@ -452,11 +464,7 @@ async def test_a_pipeline_refuses_records_before_its_journal_is_looked_at_for_th
 
 async def test_a_pipeline_is_drained_before_it_is_gone(up_place):
     of = await made(up_place, tenant(), pipeline())
-    [to] = [one.id for one in await up_place.control.pipelines() if one.tenant == of]
-    door = appender(up_place, of)
-    for _ in range(3):
-        await append(door, of, to)
-    await door.close()
+    await append_records(up_place, of, 3)
     await up_place.delete("LogPipeline", "web")
     await up_place.passes(3)
 
@@ -476,10 +484,8 @@ async def test_a_pipeline_is_drained_before_it_is_gone(up_place):
 
 async def test_nothing_of_a_deleted_pipeline_is_left_in_the_journal(up_place):
     of = await made(up_place, tenant(), pipeline())
-    [to] = [one.id for one in await up_place.control.pipelines() if one.tenant == of]
-    door = appender(up_place, of)
-    await append(door, of, to)
-    await door.close()
+    to = await only_pipeline(up_place, of)
+    await append_records(up_place, of, 1)
     await drain(up_place, of)
     await up_place.delete("LogPipeline", "web")
     await up_place.passes()
@@ -489,13 +495,13 @@ async def test_nothing_of_a_deleted_pipeline_is_left_in_the_journal(up_place):
 
 async def test_a_pipeline_of_the_same_name_is_another_one(up_place):
     of = await made(up_place, tenant(), pipeline())
-    [before] = [one.id for one in await up_place.control.pipelines() if one.tenant == of]
+    before = await only_pipeline(up_place, of)
     await up_place.delete("LogPipeline", "web")
     await up_place.passes()
     await up_place.apply(pipeline())
     await up_place.passes()
 
-    [after] = [one.id for one in await up_place.control.pipelines() if one.tenant == of]
+    after = await only_pipeline(up_place, of)
     assert before != after
     assert up_place.served() == ["web"]
 
@@ -513,10 +519,7 @@ async def test_a_deleted_pipeline_is_still_known_to_who_reads_its_records(up_pla
 
 async def test_a_deleted_tenant_waits_for_its_pipelines(up_place):
     of = await made(up_place, tenant(), pipeline())
-    [to] = [one.id for one in await up_place.control.pipelines() if one.tenant == of]
-    door = appender(up_place, of)
-    await append(door, of, to)
-    await door.close()
+    await append_records(up_place, of, 1)
     await up_place.delete("LogPipeline", "web")
     await up_place.delete("LogTenant", "acme")
     await up_place.passes(2)
@@ -531,10 +534,7 @@ async def test_a_deleted_tenant_waits_for_its_pipelines(up_place):
 
 async def test_retained_data_is_found_again_by_the_same_manifest(up_place):
     of = await made(up_place, tenant(), pipeline())
-    [to] = [one.id for one in await up_place.control.pipelines() if one.tenant == of]
-    door = appender(up_place, of)
-    await append(door, of, to)
-    await door.close()
+    await append_records(up_place, of, 1)
     await drain(up_place, of)
     old_keys = up_place.keys().keys
     await up_place.delete("LogPipeline", "web")
