@@ -17,7 +17,7 @@ from builders import delivered, encode, record, records, request
 from world import Tenant
 
 from logweir.backends import store
-from logweir.core import block, errors, segment, settle
+from logweir.core import beside, block, errors, settle
 from logweir.core.moments import NS_PER_DAY
 
 
@@ -108,7 +108,9 @@ async def test_a_segment_says_what_is_in_it(tenant):
     [(_, found)] = draining.segments(tenant)
     assert (found.min_ts, found.max_ts, found.n) == (times[0], times[1], 2)
     assert found.raw_bytes == one.header.size_bytes
-    assert [dict(one)["level"] for one in segment.label_sets(found.label_sets)] == [
+    assert [
+        dict(one)["level"] for one in beside.decode_label_sets(found.label_sets, found.codec)
+    ] == [
         "info",
         "error",
     ]

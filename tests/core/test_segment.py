@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import struct
 from collections import Counter
 
 import google_crc32c
@@ -13,11 +15,12 @@ from generated import HEX, ROW, Row, to_columns, to_rows
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from logweir.core import errors, segment
+from logweir.core import beside, errors, frames, segment
 from logweir.core import filter as segment_filter
 from logweir.core.names import PipelineId
 
 PIPELINE = PipelineId(7)
+INT64 = st.integers(-(2**63), 2**63 - 1)
 ROWS = st.lists(ROW, min_size=1, max_size=6)
 LABELS = (("level", "info"), ("service", "shop"))
 MINUTE_NS = 60_000_000_000
@@ -62,16 +65,20 @@ def codecs(of: segment.Segment) -> dict[str, int]:
     return {name: one.codec for name, one in segment.places(of.layout, of.codec).items()}
 
 
+def label_sets(of: segment.Segment):
+    return beside.decode_label_sets(of.label_sets, of.codec)
+
+
 def counted(of: segment.Segment) -> Counter:
-    counts = segment.decode_counts(of.counts)
-    sets = segment.label_sets(of.label_sets)
+    counts = beside.decode_counts(of.counts, of.codec)
+    sets = label_sets(of)
     rows = np.stack([counts.minute, counts.label_set, counts.count], axis=1).tolist()
     return Counter({(minute, sets[at]): count for minute, at, count in rows})
 
 
 def read_all(of: segment.Segment) -> None:
     segment.decode(of)
-    segment.decode_counts(of.counts)
+    beside.decode_counts(of.counts, of.codec)
 
 
 @given(ROWS, st.integers(0, 2**40), st.sampled_from([segment.HOT_LEVEL, segment.MERGED_LEVEL]))
@@ -110,9 +117,7 @@ def test_merging_changes_no_record_and_no_count(groups):
     assert to_rows(segment.decode(merged)) == [row for rows in groups for row in rows]
     assert counted(merged) == sum((counted(part) for part in parts), Counter())
     assert merged.raw_bytes == sum(part.raw_bytes for part in parts)
-    assert len(segment.label_sets(merged.label_sets)) == len(
-        {row.labels for rows in groups for row in rows}
-    )
+    assert len(label_sets(merged)) == len({row.labels for rows in groups for row in rows})
 
 
 def test_a_merged_segment_has_a_filter_of_all_its_records():
@@ -182,7 +187,7 @@ def test_columns_that_were_not_read_come_out_empty():
     place = where["message"]
     raw = {"message": made.body[place.offset : place.offset + place.length]}
 
-    found = segment.decode_columns(made.n, where, raw, segment.label_sets(made.label_sets))
+    found = segment.decode_columns(made.n, where, raw, label_sets(made))
 
     assert found.message == b"message 0\0message 1\0message 2"
     assert (found.trace, found.time_ns.tolist()) == (b"", [0, 0, 0])
@@ -196,14 +201,65 @@ def test_a_column_with_another_number_of_texts_is_found():
     where["message"] = place(1, raw["message"])
 
     with pytest.raises(errors.FormatError, match="message"):
-        segment.decode_columns(made.n, where, raw, segment.label_sets(made.label_sets))
+        segment.decode_columns(made.n, where, raw, label_sets(made))
+
+
+def twice(count: int = 300) -> segment.Segment:
+    """A segment whose attributes repeat an id of each message."""
+    ids = [hashlib.sha256(b"%d" % number).hexdigest() for number in range(count)]
+    return encode(
+        [
+            row(at, index=at, message=f"for {one}", attributes=f'{{"id":"{one}"}}'.encode())
+            for at, one in enumerate(ids)
+        ]
+    )
+
+
+def test_an_id_in_message_and_attributes_is_stored_once():
+    made = twice()
+    where = segment.places(made.layout, made.codec)
+
+    assert segment.needs_message(where["attributes"])
+    assert where["attributes"].length * 3 < where["message"].length
+    assert [one.attributes for one in to_rows(segment.decode(made))] == [
+        b'{"id":"%b"}' % one.message[4:].encode() for one in to_rows(segment.decode(made))
+    ]
+
+
+def test_attributes_that_share_nothing_with_the_messages_stand_alone():
+    rows = [row(at, index=at, attributes=b'{"status":200,"pool":"blue"}') for at in range(300)]
+
+    assert codecs(encode(rows))["attributes"] == 1
+
+
+def test_attributes_that_refer_to_another_message_are_damaged():
+    made = twice()
+    where = segment.places(made.layout, made.codec)["attributes"]
+    raw = made.body[where.offset : where.offset + where.length]
+
+    with pytest.raises(errors.FormatError):
+        segment.column_text(where, raw, made.n, b"short")
+
+
+@given(st.binary(min_size=1, max_size=200), st.binary(max_size=200))
+def test_what_refers_to_another_text_is_read_with_it(before, content):
+    frame = frames.compress_after(before, content)
+
+    assert frames.decompress(frame, "It", max_bytes=200, before=before) == content
+
+
+@given(st.lists(st.binary(max_size=50), min_size=1, max_size=5), st.sampled_from([1, 9]))
+def test_parts_of_a_frame_are_read_as_one(parts, level):
+    frame = frames.compress_parts(parts, level)
+
+    assert frames.decompress(frame, "It", max_bytes=250) == b"".join(parts)
 
 
 # ---- damage ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("flip", [0x01, 0x80, 0xFF])
-@pytest.mark.parametrize("name", ["body", "layout", "counts"])
+@pytest.mark.parametrize("name", ["body", "layout", "counts", "label_sets"])
 def test_every_flipped_byte_is_found(name, flip):
     made = small()
     data = getattr(made, name)
@@ -231,22 +287,22 @@ def test_another_number_of_records_is_found(n):
 
 def test_a_label_set_that_the_segment_does_not_hold_is_found():
     with pytest.raises(errors.FormatError, match="label set"):
-        segment.decode(msgspec.structs.replace(small(), label_sets=b"[]"))
+        segment.decode(msgspec.structs.replace(small(), label_sets=beside.encode_label_sets(())))
 
 
 def test_a_newer_version_is_left_to_newer_programs():
-    with pytest.raises(errors.UnknownVersionError, match="version 2"):
-        segment.decode(msgspec.structs.replace(small(), codec=2))
+    with pytest.raises(errors.UnknownVersionError, match="version 3"):
+        segment.decode(msgspec.structs.replace(small(), codec=3))
 
 
 def test_a_codec_of_a_newer_program_is_told_from_damage():
     made = small()
 
     with pytest.raises(errors.UnknownVersionError):
-        segment.decode(msgspec.structs.replace(made, layout=b"\x06" + made.layout[1:]))
+        segment.decode(msgspec.structs.replace(made, layout=b"\x07" + made.layout[1:]))
 
 
-@given(st.sampled_from(range(7)), st.integers(0, 9), st.binary(max_size=40), st.booleans())
+@given(st.sampled_from(range(8)), st.integers(0, 9), st.binary(max_size=40), st.booleans())
 @example(2, 0, b"1234", True)
 @example(3, 0, b"", True)
 @example(2, 1, b"12345678", True)
@@ -278,8 +334,22 @@ def test_any_content_under_a_right_checksum_is_refused_or_fits(codec, n, content
 @example(b"", True)
 @example(bytes(25), True)
 def test_any_bytes_as_counts_are_refused_or_are_counts(data, is_zstd):
+    frame = zstd(data) if is_zstd else data
+    check_counts(frame, 1)
+    check_counts(struct.pack("<I", google_crc32c.value(frame)) + frame, 2)
+
+
+@given(
+    st.sampled_from([0, 2, 3]), st.integers(0, 3), st.integers(0, 3), INT64, st.binary(max_size=60)
+)
+def test_any_content_of_counts_is_refused_or_is_counts(codec, n, sets, first, content):
+    frame = zstd(struct.pack("<BIIq", codec, n, sets, first) + content)
+    check_counts(struct.pack("<I", google_crc32c.value(frame)) + frame, 2)
+
+
+def check_counts(data, version):
     try:
-        counts = segment.decode_counts(zstd(data) if is_zstd else data)
+        counts = beside.decode_counts(data, version)
     except errors.FormatError:
         return
 
@@ -293,7 +363,7 @@ def test_any_bytes_as_counts_are_refused_or_are_counts(data, is_zstd):
 @example(b"[" * 100_000)
 def test_any_bytes_as_label_sets_are_refused_or_are_label_sets(data):
     try:
-        found = segment.label_sets(data)
+        found = beside.decode_label_sets(data, 1)
     except errors.FormatError:
         return
 
@@ -306,7 +376,7 @@ def test_no_memory_is_taken_for_a_size_that_is_only_claimed():
     with pytest.raises(errors.FormatError, match="claims"):
         segment.column_text(place(1, raw), raw, 1)
     with pytest.raises(errors.FormatError, match="claims"):
-        segment.decode_counts(raw)
+        beside.decode_counts(raw, 1)
 
 
 def test_numbers_of_texts_and_texts_of_numbers_are_refused():

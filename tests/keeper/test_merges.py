@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from logweir.backends.keeper_store import SmallSegment
+from logweir.core import beside, segment
 from logweir.core import filter as segment_filter
-from logweir.core import segment
 from logweir.core.names import PipelineId, TenantId
 from logweir.keeper import merges
 
@@ -253,7 +253,8 @@ def test_merging_changes_no_record(groups):
 def test_counts_of_a_merged_segment_are_the_sums_of_its_parts():
     found = [made({"message": f"m{number}"}, {"message": "x"}) for number in range(4)]
 
-    counts = segment.decode_counts(merges.combine(found).counts)
+    merged = merges.combine(found)
+    counts = beside.decode_counts(merged.counts, merged.codec)
 
     assert counts.count.sum() == 8
 

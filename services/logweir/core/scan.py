@@ -52,37 +52,37 @@ class Texts:
 
     def __init__(self, column: bytes, n: int) -> None:
         self.n = n
-        self._column = column
+        self.column = column
 
     @cached_property
     def ends(self) -> Int64s:
         """Where each text ends, shape (n,)."""
-        return columns.ends(self._column, self.n)
+        return columns.ends(self.column, self.n)
 
     @cached_property
     def starts(self) -> Int64s:
         """Where each text begins, shape (n,)."""
-        if not self._column:
+        if not self.column:
             return np.zeros(self.n, np.int64)
         return np.concatenate([np.zeros(1, np.int64), self.ends[:-1] + 1])
 
     def text(self, row: int) -> bytes:
         """Return one text."""
-        return self._column[int(self.starts[row]) : int(self.ends[row])]
+        return self.column[int(self.starts[row]) : int(self.ends[row])]
 
     def containing(self, literal: bytes, among: Bools) -> Bools:
         """Return which records of `among` contain the literal, shape (n,)."""
         if not literal:
             return among
         found = np.zeros(self.n, np.bool_)
-        if not self._column or columns.SEPARATOR in literal or not among.any():
+        if not self.column or columns.SEPARATOR in literal or not among.any():
             return found
         if np.count_nonzero(among) * _SPARSE < self.n:
             rows = np.flatnonzero(among)
             bounds = zip(
                 rows.tolist(), self.starts[rows].tolist(), self.ends[rows].tolist(), strict=True
             )
-            column = self._column
+            column = self.column
             found[[row for row, low, high in bounds if column.find(literal, low, high) >= 0]] = True
             return found
         places = self._places(literal)
@@ -92,7 +92,7 @@ class Texts:
 
     def _places(self, literal: bytes) -> list[int]:
         """Where the literal stands, once a text."""
-        find = self._column.find
+        find = self.column.find
         places = []
         at = find(literal)
         while at >= 0:
@@ -113,7 +113,7 @@ class Texts:
         """
         found = np.zeros(self.n, np.bool_)
         rows = np.flatnonzero(among)
-        if not self._column:
+        if not self.column:
             if len(rows) and pattern.search(b""):
                 found[rows] = True
         elif edge_blind and len(rows) * _SPARSE >= self.n:
@@ -125,7 +125,7 @@ class Texts:
 
     def _search_each(self, pattern: Pattern, rows: Int64s) -> list[int]:
         """Those of these rows whose text has a match."""
-        search, column = pattern.search, self._column
+        search, column = pattern.search, self.column
         bounds = zip(
             rows.tolist(), self.starts[rows].tolist(), self.ends[rows].tolist(), strict=True
         )
@@ -134,7 +134,7 @@ class Texts:
     def _search_pieces(self, pattern: Pattern) -> list[int]:
         """Rows with a match. A match in a piece of the column may leave its text, so it says only
         that no text before it has one; from there on each text of the piece is searched alone."""
-        column, ends = self._column, self.ends.tolist()
+        column, ends = self.column, self.ends.tolist()
         rows = []
         at = 0
         while at <= len(column):

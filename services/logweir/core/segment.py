@@ -14,9 +14,15 @@ that it needs with `substring()`. The layout, 9 bytes a column, little-endian, s
 | 3 | the same with 8 planes of uint64 |
 | 4 | zstd of byte planes: u8 width (1, 2, 4), then the planes of an unsigned number |
 | 5 | zstd of hex ids: u8 bytes of one id, a bitmap of the records that have one, their raw bytes |
+| 6 | zstd of NUL-joined texts that refers to the message column, which is read first |
 
 Better encodings join later with a codec id of their own. `VERSION` counts changes that a reader
-must know beyond that; version N reads all up to N.
+must know beyond that; version N reads all up to N:
+
+1. label sets are JSON, counts zstd of three rows of int64 (minute, label set, count)
+2. both are a CRC32C u32 and the zstd frame that it is of: label sets of JSON, counts of
+   codec u8 | n u32 | label sets u32 | first minute i64 | deltas | 4 planes of n uint32, the counts,
+   where the deltas (codec 2 or 3, as above) are of (minute - first) * label sets + label set
 """
 
 from __future__ import annotations
@@ -30,16 +36,14 @@ from typing import Final
 import google_crc32c
 import msgspec
 import numpy as np
-import numpy.typing as npt
-import zstandard
 
-from logweir.core import columns, errors, frames
+from logweir.core import beside, columns, errors, frames, planes
 from logweir.core import filter as segment_filter
 from logweir.core.columns import Columns, Int64s
 from logweir.core.names import PipelineId
 from logweir.core.record import Labels
 
-VERSION: Final = 1
+VERSION: Final = 2
 COLUMNS: Final = (
     "time",
     "label_set",
@@ -57,21 +61,24 @@ HOT_LEVEL: Final = 1
 MERGED_LEVEL: Final = 9
 """zstd level of a merge, which is done once and off the hot path."""
 
-MINUTE_NS: Final = 60_000_000_000
-
-_ABSENT, _TEXT, _DELTA32, _DELTA64, _PLANES, _HEX = range(6)
+_TEXT: Final = 1
+_HEX: Final = 5
+_AFTER_MESSAGE: Final = 6
 _ENTRY = struct.Struct("<BII")
+_DENSE: Final = 4
+"""Attributes that shrink to less than one in so many hold ids that the messages may hold too."""
+_WORTH: Final = 8
+"""A column refers to another one when that saves one byte of so many."""
+_MAX_AFTER_BYTES: Final = 64 << 20
 _MAX_COLUMN_BYTES: Final = 1 << 30
 _MAX_ID_BYTES: Final = 32
-_labels_encoder = msgspec.json.Encoder()
-_labels_decoder = msgspec.json.Decoder(tuple[Labels, ...])
 
 
 class Segment(msgspec.Struct, frozen=True):
     """The values of one row of `segments`, without its id.
 
     `min_ts`, `max_ts` are nanoseconds, both inclusive; `label_sets` is JSON, `counts` see
-    `encode_counts`; `filter` is read as `filter_version` says.
+    `core.beside`; `filter` is read as `filter_version` says.
     """
 
     pipeline: PipelineId
@@ -93,21 +100,19 @@ def encode(
 ) -> Segment:
     """Return the segment of these records; there must be at least one."""
     encoded = [
-        _deltas(records.time_ns),
-        _planes(records.label_set),
-        _text(records.message),
-        _hex_ids(records.trace, records.n),
-        _hex_ids(records.span, records.n),
-        _text(records.attributes),
-        _planes(records.flags),
-        _text(records.extra),
-        _deltas(records.block.view(np.int64)),
-        _deltas(records.index.astype(np.int64)),
+        _packed(planes.deltas(records.time_ns), level),
+        _packed(planes.planes(records.label_set), level),
+        _text(records.message, level),
+        _hex_ids(records.trace, records.n, level),
+        _hex_ids(records.span, records.n, level),
+        _attributes(records.attributes, records.message, level),
+        _packed(planes.planes(records.flags), level),
+        _text(records.extra, level),
+        _packed(planes.deltas(records.block.view(np.int64)), level),
+        _packed(planes.deltas(records.index.astype(np.int64)), level),
     ]
-    pieces = [frames.compress(data, level) if data else b"" for _, data in encoded]
     layout = b"".join(
-        _ENTRY.pack(codec, len(piece), google_crc32c.value(piece))
-        for (codec, _), piece in zip(encoded, pieces, strict=True)
+        _ENTRY.pack(codec, len(piece), google_crc32c.value(piece)) for codec, piece in encoded
     )
     return Segment(
         pipeline=pipeline,
@@ -117,8 +122,8 @@ def encode(
         raw_bytes=raw_bytes,
         codec=VERSION,
         layout=layout,
-        label_sets=_labels_encoder.encode(records.label_sets),
-        counts=encode_counts(records.time_ns, records.label_set),
+        label_sets=beside.encode_label_sets(records.label_sets),
+        counts=beside.encode_counts(records.time_ns, records.label_set),
         filter_version=segment_filter.VERSION,
         filter=segment_filter.build(
             message=records.message,
@@ -126,7 +131,7 @@ def encode(
             span=records.span,
             attributes=records.attributes,
         ),
-        body=b"".join(pieces),
+        body=b"".join(piece for _, piece in encoded),
     )
 
 
@@ -153,27 +158,15 @@ def places(layout: bytes, codec_version: int) -> dict[str, Place]:
     if len(layout) != _ENTRY.size * len(COLUMNS):
         raise errors.FormatError(f"A segment's layout of {len(layout)} bytes is damaged.")
     entries = list(_ENTRY.iter_unpack(layout))
-    if any(codec > _HEX for codec, _, _ in entries):
+    if any(codec > _AFTER_MESSAGE for codec, _, _ in entries):
         raise errors.UnknownVersionError("A segment's column has a codec of a newer program.")
-    if any(codec == _ABSENT and length for codec, length, _ in entries):
+    if any(codec == planes.ABSENT and length for codec, length, _ in entries):
         raise errors.FormatError("A segment's layout has bytes for a column that holds nothing.")
     offsets = itertools.accumulate((length for _, length, _ in entries), initial=0)
     return {
         name: Place(codec, offset, length, crc)
         for name, offset, (codec, length, crc) in zip(COLUMNS, offsets, entries, strict=False)
     }
-
-
-def label_sets(data: bytes) -> tuple[Labels, ...]:
-    """Return the label sets of a segment's row.
-
-    Raises:
-        FormatError: the bytes are damaged.
-    """
-    try:
-        return _labels_decoder.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as cause:
-        raise errors.FormatError(f"A segment's label sets cannot be read: {cause}.") from cause
 
 
 def decode(segment: Segment) -> Columns:
@@ -187,7 +180,8 @@ def decode(segment: Segment) -> Columns:
         raise errors.FormatError(f"A segment of {segment.n} records.")
     body = memoryview(segment.body)
     raw = {name: bytes(body[p.offset : p.offset + p.length]) for name, p in where.items()}
-    return decode_columns(segment.n, where, raw, label_sets(segment.label_sets))
+    labels = beside.decode_label_sets(segment.label_sets, segment.codec)
+    return decode_columns(segment.n, where, raw, labels)
 
 
 def decode_columns(
@@ -195,14 +189,14 @@ def decode_columns(
 ) -> Columns:
     """Return n records of which some columns were read; a column not in `raw` comes out empty.
 
-    `raw` holds a column's bytes as they stand in the body.
+    `raw` holds a column's bytes as they stand in the body; attributes need the message there, too.
 
     Raises:
         FormatError: a column is damaged, or does not fit the others.
     """
 
-    def text(name: str) -> bytes:
-        found = column_text(where[name], raw[name], n) if name in raw else b""
+    def text(name: str, before: bytes = b"") -> bytes:
+        found = column_text(where[name], raw[name], n, before) if name in raw else b""
         if found and columns.count(found) != n:
             raise errors.FormatError(f"A segment's column {name} does not have {n} texts.")
         return found
@@ -213,15 +207,16 @@ def decode_columns(
     label_set = numbers("label_set").astype(np.uint32)
     if "label_set" in raw and int(label_set.max()) >= len(labels):
         raise errors.FormatError("A segment names a label set that it does not hold.")
+    message = text("message")
     return Columns(
         n=n,
         time_ns=numbers("time"),
         label_set=label_set,
         label_sets=labels,
-        message=text("message"),
+        message=message,
         trace=text("trace"),
         span=text("span"),
-        attributes=text("attributes"),
+        attributes=text("attributes", message),
         extra=text("extra"),
         flags=numbers("flags").astype(np.uint8),
         block=numbers("block").view(np.uint64),
@@ -229,20 +224,25 @@ def decode_columns(
     )
 
 
-def column_text(place: Place, raw: bytes, n: int) -> bytes:
-    """Return a text column, NUL-joined.
+def column_text(place: Place, raw: bytes, n: int, before: bytes = b"") -> bytes:
+    """Return a text column, NUL-joined. `before` is the message column, see `needs_message`.
 
     Raises:
         FormatError: its bytes are damaged, or no text.
     """
-    if place.codec == _ABSENT:
+    if place.codec == planes.ABSENT:
         return b""
-    data = _decompress(place, raw)
-    if place.codec == _TEXT:
+    data = _decompress(place, raw, before if needs_message(place) else b"")
+    if place.codec in (_TEXT, _AFTER_MESSAGE):
         return data
     if place.codec == _HEX:
         return _decode_hex(data, n)
     raise errors.FormatError(f"Codec {place.codec} is not one of texts.")
+
+
+def needs_message(place: Place) -> bool:
+    """Whether a column can be read only with the message column at hand."""
+    return place.codec == _AFTER_MESSAGE
 
 
 def column_numbers(place: Place, raw: bytes, n: int) -> Int64s:
@@ -251,86 +251,57 @@ def column_numbers(place: Place, raw: bytes, n: int) -> Int64s:
     Raises:
         FormatError: its bytes are damaged, or no numbers.
     """
-    if place.codec == _ABSENT:
+    if place.codec == planes.ABSENT:
         return np.zeros(n, np.int64)
     data = _decompress(place, raw)
-    if place.codec in (_DELTA32, _DELTA64):
-        return _decode_deltas(data, n, 4 if place.codec == _DELTA32 else 8)
-    if place.codec == _PLANES:
-        return _decode_planes(data, n)
+    if place.codec in (planes.DELTA32, planes.DELTA64):
+        return planes.decode_deltas(data, n, 4 if place.codec == planes.DELTA32 else 8)
+    if place.codec == planes.PLANES:
+        return planes.decode_planes(data, n)
     raise errors.FormatError(f"Codec {place.codec} is not one of numbers.")
 
 
-def _decompress(place: Place, raw: bytes) -> bytes:
+def _decompress(place: Place, raw: bytes, before: bytes = b"") -> bytes:
     if len(raw) != place.length or google_crc32c.value(raw) != place.crc:
         raise errors.FormatError("A segment's column does not match its checksum.")
-    return frames.decompress(raw, "A segment's column", max_bytes=_MAX_COLUMN_BYTES)
+    return frames.decompress(raw, "A segment's column", max_bytes=_MAX_COLUMN_BYTES, before=before)
 
 
-def _text(column: bytes) -> tuple[int, bytes]:
-    return (_TEXT, column) if column else (_ABSENT, b"")
+def _text(column: bytes, level: int) -> tuple[int, bytes]:
+    return (_TEXT, frames.compress_text(column, level)) if column else (planes.ABSENT, b"")
 
 
-def _deltas(values: Int64s) -> tuple[int, bytes]:
-    steps = np.diff(values)
-    zigzag = ((steps << 1) ^ (steps >> 63)).view(np.uint64)
-    start = struct.pack("<q", int(values[0]))
-    if not len(zigzag) or int(zigzag.max()) < 1 << 32:
-        return _DELTA32, start + _byte_planes(zigzag.astype(np.uint32), 4)
-    return _DELTA64, start + _byte_planes(zigzag, 8)
+def _attributes(column: bytes, message: bytes, level: int) -> tuple[int, bytes]:
+    """As any text, but ids that stand in the message, too, are not stored twice."""
+    codec, plain = _text(column, level)
+    is_dense = len(plain) * _DENSE > len(column)
+    if not is_dense or not message or len(message) + len(column) > _MAX_AFTER_BYTES:
+        return codec, plain
+    after = frames.compress_after(message, column)
+    is_worth_it = len(plain) - len(after) > len(plain) // _WORTH
+    return (_AFTER_MESSAGE, after) if is_worth_it else (codec, plain)
 
 
-def _decode_deltas(data: bytes, n: int, width: int) -> Int64s:
-    if n < 1 or len(data) != 8 + width * (n - 1):
-        raise errors.FormatError(f"A segment's column of numbers does not have {n} of them.")
-    planes = np.frombuffer(data, np.uint8, offset=8).reshape(width, n - 1)
-    kind: npt.DTypeLike = np.uint32 if width == 4 else np.uint64
-    zigzag = np.ascontiguousarray(planes.T).view(kind).reshape(n - 1).astype(np.uint64)
-    values = np.empty(n, np.int64)
-    values[0] = struct.unpack_from("<q", data)[0]
-    values[1:] = (zigzag >> np.uint64(1)).view(np.int64) ^ -(zigzag & np.uint64(1)).view(np.int64)
-    return np.cumsum(values, out=values)
+def _packed(column: planes.Packed, level: int) -> tuple[int, bytes]:
+    codec, parts = column
+    return codec, frames.compress_parts(parts, level) if parts else b""
 
 
-def _byte_planes(values: npt.NDArray[np.unsignedinteger], width: int) -> bytes:
-    return np.ascontiguousarray(values.view(np.uint8).reshape(-1, width).T).tobytes()
-
-
-def _planes(values: npt.NDArray[np.unsignedinteger]) -> tuple[int, bytes]:
-    top = int(values.max())
-    if top == 0:
-        return _ABSENT, b""
-    if top < 1 << 8:
-        return _PLANES, b"\1" + values.astype(np.uint8).tobytes()
-    if top < 1 << 16:
-        return _PLANES, b"\2" + _byte_planes(values.astype(np.uint16), 2)
-    return _PLANES, b"\4" + _byte_planes(values.astype(np.uint32), 4)
-
-
-def _decode_planes(data: bytes, n: int) -> Int64s:
-    kinds: dict[int, npt.DTypeLike] = {1: np.uint8, 2: np.uint16, 4: np.uint32}
-    width = data[0] if data else 0
-    if width not in kinds or len(data) != 1 + width * n:
-        raise errors.FormatError(f"A segment's column of numbers does not have {n} of them.")
-    planes = np.frombuffer(data, np.uint8, offset=1).reshape(width, n)
-    return np.ascontiguousarray(planes.T).view(kinds[width]).reshape(n).astype(np.int64)
-
-
-def _hex_ids(column: bytes, n: int) -> tuple[int, bytes]:
+def _hex_ids(column: bytes, n: int, level: int) -> tuple[int, bytes]:
     """Lower-case ids of one even length as raw bytes, half of their text; any other as text."""
     if not column:
-        return _ABSENT, b""
+        return planes.ABSENT, b""
     texts = columns.split(column, n)
     sizes = set(map(len, texts)) - {0}
     size = sizes.pop()
     if sizes or size % 2 or size > 2 * _MAX_ID_BYTES or column != column.lower():
-        return _TEXT, column
+        return _text(column, level)
     try:
         raw = binascii.unhexlify(column.replace(columns.SEPARATOR, b""))
     except binascii.Error:
-        return _TEXT, column
+        return _text(column, level)
     has_id = np.packbits(np.fromiter(map(bool, texts), np.bool_, n)).tobytes()
-    return _HEX, bytes([size // 2]) + has_id + raw
+    return _packed((_HEX, [bytes([size // 2]) + has_id, raw]), level)
 
 
 def _decode_hex(data: bytes, n: int) -> bytes:
@@ -346,42 +317,6 @@ def _decode_hex(data: bytes, n: int) -> bytes:
         return binascii.hexlify(raw, columns.SEPARATOR, size)
     texts = iter([raw[i : i + size].hex().encode() for i in range(0, len(raw), size)])
     return columns.join([next(texts) if has else b"" for has in has_id])
-
-
-class Counts(msgspec.Struct, frozen=True, eq=False):
-    """How many records each minute and label set has; arrays of one shape.
-
-    `minute` counts since the epoch, `label_set` indexes the segment's label sets.
-    """
-
-    minute: Int64s
-    label_set: Int64s
-    count: Int64s
-
-
-def encode_counts(time_ns: Int64s, label_set: columns.UInt32s) -> bytes:
-    """Return the counts per minute and label set: zstd of three rows of int64."""
-    minute = time_ns // MINUTE_NS
-    first = int(minute.min())
-    sets = int(label_set.max()) + 1
-    keys, count = np.unique((minute - first) * sets + label_set, return_counts=True)
-    rows = np.stack([keys // sets + first, keys % sets, count])
-    # Counts have no place in the layout, so their frame carries the checksum.
-    compressor = zstandard.ZstdCompressor(level=HOT_LEVEL, write_checksum=True)
-    return compressor.compress(rows.astype("<i8").tobytes())
-
-
-def decode_counts(data: bytes) -> Counts:
-    """Return what `encode_counts` wrote.
-
-    Raises:
-        FormatError: the bytes are damaged.
-    """
-    raw = frames.decompress(data, "A segment's counts", max_bytes=_MAX_COLUMN_BYTES)
-    if not raw or len(raw) % (3 * 8):
-        raise errors.FormatError(f"A segment's counts of {len(raw)} bytes are damaged.")
-    minute, label_set, count = np.frombuffer(raw, "<i8").reshape(3, -1)
-    return Counts(minute, label_set, count)
 
 
 def merge(

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from logweir.backends.segments_reader import Reader, Snapshot
-from logweir.core import segment
+from logweir.core import beside
 from logweir.query import engine
 from logweir.query.engine import Candidate, Run
 from logweir.query.plan import Plan
@@ -63,21 +63,21 @@ def _stop(run: Run) -> str | None:
 
 def _is_summed(plan: Plan, tally: Tally, one: Candidate) -> bool:
     """Whether the counts per minute say all of this segment: no edge cuts a minute of it."""
-    minute_ns = segment.MINUTE_NS
+    minute_ns = beside.MINUTE_NS
     whole_low = one.low_ns <= one.head.min_ts or one.low_ns % minute_ns == 0
     whole_high = one.high_ns > one.head.max_ts or one.high_ns % minute_ns == 0
     return not plan.lines and tally.is_by_minute and whole_low and whole_high
 
 
 def _add_counts(tally: Tally, found: Sequence[Candidate], run: Run) -> None:
-    minute_ns = segment.MINUTE_NS
+    minute_ns = beside.MINUTE_NS
     for one in found:
         run.check()
-        counts = segment.decode_counts(one.head.counts)
+        counts = beside.decode_counts(one.head.counts, one.head.codec)
         run.stats.scanned_bytes += 3 * counts.minute.nbytes
         begin = counts.minute * minute_ns
         inside = (begin + minute_ns > one.low_ns) & (begin < one.high_ns)
-        counts = segment.Counts(
+        counts = beside.Counts(
             counts.minute[inside], counts.label_set[inside], counts.count[inside]
         )
         wanted = one.accepted.astype(np.int64)

@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from logweir.backends.segments_reader import Head, Keys, Range, Snapshot
-from logweir.core import errors, scan, segment
+from logweir.core import beside, errors, scan, segment
 from logweir.core import filter as segment_filter
 from logweir.core.columns import Bools, Int64s
 from logweir.core.record import Labels
@@ -143,9 +143,9 @@ class Candidate(msgspec.Struct, frozen=True, eq=False):
         """Return a column of numbers, shape (n,)."""
         return segment.column_numbers(self.places[name], raw[name], self.head.n)
 
-    def texts(self, name: str, raw: dict[str, bytes], run: Run) -> scan.Texts:
-        """Return a column of texts."""
-        column = segment.column_text(self.places[name], raw[name], self.head.n)
+    def texts(self, name: str, raw: dict[str, bytes], run: Run, message: bytes = b"") -> scan.Texts:
+        """Return a column of texts; for attributes the message column may be needed."""
+        column = segment.column_text(self.places[name], raw[name], self.head.n, message)
         run.stats.scanned_bytes += len(column)
         return scan.Texts(column, self.head.n)
 
@@ -208,7 +208,7 @@ async def candidates(
 
 
 def _candidate(plan: Plan, head: Head) -> Candidate | None:
-    label_sets = segment.label_sets(head.label_sets)
+    label_sets = beside.decode_label_sets(head.label_sets, head.codec)
     accepted = np.fromiter(
         (plan.accepts(head.pipeline, labels) for labels in label_sets), np.bool_, len(label_sets)
     )

@@ -205,10 +205,9 @@ def _read_records(
     if not len(wanted):
         return {}
     raw = one.cut(piece, "label_set", _RECORD_COLUMNS)
-    texts = {
-        name: one.texts(name, raw, state.run)
-        for name in ("message", "trace", "span", "attributes", "extra")
-    }
+    texts = {"message": one.texts("message", raw, state.run)}
+    for name in ("trace", "span", "attributes", "extra"):
+        texts[name] = one.texts(name, raw, state.run, texts["message"].column)
     flags = one.numbers("flags", raw)
     label_set = one.numbers("label_set", raw)
     records = {}

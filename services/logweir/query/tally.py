@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from logweir.core import errors, segment
+from logweir.core import beside, errors
 from logweir.core.columns import Int64s
 from logweir.core.record import Labels
 from logweir.query.params import Buckets
@@ -39,11 +39,11 @@ class Tally:
     def is_by_minute(self) -> bool:
         """Whether every edge between buckets lies on a minute."""
         one = self.buckets.count == 1
-        minute_ns = segment.MINUTE_NS
+        minute_ns = beside.MINUTE_NS
         return one or not (self.buckets.first_ns % minute_ns or self.buckets.step_ns % minute_ns)
 
     def add_counts(
-        self, pipeline: int, label_sets: Sequence[Labels], wanted: Int64s, counts: segment.Counts
+        self, pipeline: int, label_sets: Sequence[Labels], wanted: Int64s, counts: beside.Counts
     ) -> None:
         """Add a segment's counts.
 
@@ -57,7 +57,7 @@ class Tally:
         self._add(
             pipeline,
             label_sets,
-            counts.minute[counted] * segment.MINUTE_NS,
+            counts.minute[counted] * beside.MINUTE_NS,
             counts.label_set[counted],
             counts.count[counted],
         )
