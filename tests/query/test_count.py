@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 from builders import record
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from querying import HOUR_NS, MINUTE_NS, Query, Row, fill, merge_some, random_query, store_rows
 
 from logweir.core import errors
+from logweir.core.labels import LabelTable
 from logweir.query import access, count, engine, params, tally
 from logweir.query import plan as planning
 
@@ -172,11 +174,16 @@ def test_too_many_groups_are_refused(monkeypatch):
     counts = tally.Tally(params.Buckets(0, 1, 5), lambda _, labels: labels)
     one = tally.np.zeros(1, tally.np.int64)
 
-    counts.add_rows(1, [(("a", "1"),)], one, one)
-    counts.add_rows(1, [(("a", "2"),)], one, one)
+    def source(value: str) -> SimpleNamespace:
+        table = LabelTable()
+        ids = table.ids([(("a", value),)])
+        return SimpleNamespace(pipeline=1, table=table, label_ids=ids)
+
+    counts.add_rows(source("1"), one, one)
+    counts.add_rows(source("2"), one, one)
 
     with pytest.raises(errors.BadRequestError, match="more than 2 groups in 5 buckets"):
-        counts.add_rows(1, [(("a", "3"),)], one, one)
+        counts.add_rows(source("3"), one, one)
 
 
 @given(

@@ -2,7 +2,7 @@
 
     Reader.snapshot() -> Snapshot (REPEATABLE READ, READ ONLY)
         keys() -> which segments may hold a time       (no column is read)
-        heads() -> label sets, layout, counts of some  (a few hundred bytes each)
+        heads() -> label sets, layout, counts of some  (a few thousand bytes each, cached)
         blocks() -> single blocks of filters           (32 bytes each)
         pieces() -> ranges of bodies                   (the columns themselves)
 
@@ -23,6 +23,7 @@ import psycopg_pool
 from psycopg import sql
 
 from logweir.backends import store
+from logweir.backends.heads import Head, HeadCache
 from logweir.core import errors, names
 from logweir.core.binding import Login, PostgresServer
 from logweir.core.columns import Int64s
@@ -63,20 +64,6 @@ class Keys(msgspec.Struct, frozen=True, eq=False):
         return Keys(*(getattr(self, name)[which] for name in self.__struct_fields__))
 
 
-class Head(msgspec.Struct, frozen=True):
-    """What stands beside a segment's columns. `counts` is empty when it was not asked for."""
-
-    id: int
-    pipeline: PipelineId
-    min_ts: int
-    max_ts: int
-    n: int
-    codec: int
-    layout: bytes
-    label_sets: bytes
-    counts: bytes
-
-
 class Range(msgspec.Struct, frozen=True):
     """Bytes [offset, offset + length) of a value of the segment (id, min_ts)."""
 
@@ -108,9 +95,15 @@ class Reader:
     """One tenant's store, read by any number of queries at once."""
 
     def __init__(
-        self, server: PostgresServer, login: Login, tenant: TenantId, max_connections: int
+        self,
+        server: PostgresServer,
+        login: Login,
+        tenant: TenantId,
+        max_connections: int,
+        heads: HeadCache | None = None,
     ) -> None:
-        self._schema = names.schema(tenant)
+        self._tenant = tenant
+        self._heads = heads or HeadCache()
         self._pool = psycopg_pool.AsyncConnectionPool(
             store.conninfo(server, login, "logweir query"),
             kwargs={"autocommit": True, "prepare_threshold": 2, "options": _OPTIONS},
@@ -138,13 +131,14 @@ class Reader:
         try:
             await self._pool.open()
             async with self._pool.connection() as connection, connection.transaction():
-                yield Snapshot(connection, self._schema)
+                yield Snapshot(connection, self._tenant, self._heads)
         except (psycopg.Error, psycopg_pool.PoolTimeout, psycopg_pool.PoolClosed) as cause:
             raise UnreachableError(str(cause).strip() or type(cause).__name__) from cause
 
     async def close(self) -> None:
         """Close all connections, running queries' last."""
         self._is_closed = True
+        self._heads.forget(self._tenant)
         await self._pool.close()
 
 
@@ -156,9 +150,13 @@ async def _configure(connection: psycopg.AsyncConnection[Any]) -> None:
 class Snapshot:
     """What a query reads, all as of the moment of its first read."""
 
-    def __init__(self, connection: psycopg.AsyncConnection[Any], schema: str) -> None:
+    def __init__(
+        self, connection: psycopg.AsyncConnection[Any], tenant: TenantId, heads: HeadCache
+    ) -> None:
         self._connection = connection
-        self._schema = schema
+        self._tenant = tenant
+        self._schema = names.schema(tenant)
+        self._heads = heads
 
     async def keys(self, lows_ns: Mapping[PipelineId, int], high_ns: int) -> Keys:
         """Return the segments that may hold records in [low, high), by pipeline.
@@ -196,18 +194,27 @@ class Snapshot:
         holding = (low for low, end in store.partition_bounds(rows) if low <= low_ns < end)
         return next(holding, low_ns)
 
-    async def heads(self, keys: Keys, *, with_counts: bool = False) -> list[Head]:
+    async def heads(self, keys: Keys) -> list[Head]:
         """Return the heads of these segments, in their order."""
-        found = await self._rows(
+        wanted = list(zip(keys.id.tolist(), keys.min_ts.tolist(), strict=True))
+        known = [self._heads.get(self._tenant, *one) for one in wanted]
+        missing = [one for one, head in zip(wanted, known, strict=True) if head is None]
+        read = await self._read_heads(missing) if missing else {}
+        return [head or read[one[0]] for one, head in zip(wanted, known, strict=True)]
+
+    async def _read_heads(self, wanted: Sequence[tuple[int, int]]) -> dict[int, Head]:
+        ids, min_ts = zip(*wanted, strict=True)
+        rows = await self._rows(
             "select s.id, s.pipeline, s.min_ts, s.max_ts, s.n, s.codec, s.layout, s.label_sets,"
-            " case when %s then s.counts else ''::bytea end"
-            " from unnest(%s::int8[], %s::int8[]) as k(id, min_ts)"
+            " s.counts from unnest(%s::int8[], %s::int8[]) as k(id, min_ts)"
             " join {}.segments s on s.id = k.id and s.min_ts = k.min_ts"
             " where s.min_ts >= %s and s.min_ts <= %s",
-            [with_counts, keys.id.tolist(), keys.min_ts.tolist(), *_span(keys.min_ts.tolist())],
+            [list(ids), list(min_ts), *_span(min_ts)],
         )
-        by_id = {row[0]: Head(*row) for row in found}
-        return [by_id[one] for one in keys.id.tolist()]
+        table = self._heads.table(self._tenant)
+        found = {row[0]: Head(table, *row) for row in rows}
+        self._heads.put(self._tenant, found.values())
+        return found
 
     async def filter_blocks(self, ranges: Sequence[Range]) -> list[bytes]:
         """Return single blocks of segments' filters, in the order of `ranges`."""

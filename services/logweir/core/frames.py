@@ -86,6 +86,21 @@ def _raw_dictionary(text: bytes) -> zstandard.ZstdCompressionDict:
     return zstandard.ZstdCompressionDict(text, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
 
 
+def content_bytes(frame: bytes | memoryview, what: str) -> int:
+    """Return what a frame says of its content's size.
+
+    Raises:
+        FormatError: it is no frame, or does not say.
+    """
+    try:
+        size_bytes = zstandard.frame_content_size(frame)
+    except zstandard.ZstdError as cause:
+        raise errors.FormatError(f"{what} is no zstd frame: {cause}.") from cause
+    if size_bytes < 0:
+        raise errors.FormatError(f"{what} does not say how large it is.")
+    return size_bytes
+
+
 def decompress(
     frame: bytes | memoryview, what: str, *, max_bytes: int, before: bytes = b""
 ) -> bytes:
@@ -97,13 +112,13 @@ def decompress(
     Raises:
         FormatError: it is no frame, damaged, claims more than `max_bytes`, or has bytes behind it.
     """
+    size_bytes = content_bytes(frame, what)
+    if size_bytes > max_bytes:
+        raise errors.FormatError(f"{what} claims {size_bytes} bytes, the most is {max_bytes}.")
+    decompressor = _of_thread.decompressor
+    if before:
+        decompressor = zstandard.ZstdDecompressor(dict_data=_raw_dictionary(before))
     try:
-        size_bytes = zstandard.frame_content_size(frame)
-        if not 0 <= size_bytes <= max_bytes:
-            raise errors.FormatError(f"{what} claims {size_bytes} bytes, the most is {max_bytes}.")
-        decompressor = _of_thread.decompressor
-        if before:
-            decompressor = zstandard.ZstdDecompressor(dict_data=_raw_dictionary(before))
         return decompressor.decompress(frame, allow_extra_data=False)
     except zstandard.ZstdError as cause:
         raise errors.FormatError(f"{what} does not decompress: {cause}.") from cause

@@ -240,6 +240,32 @@ def column_text(place: Place, raw: bytes, n: int, before: bytes = b"") -> bytes:
     raise errors.FormatError(f"Codec {place.codec} is not one of texts.")
 
 
+def column_rows(
+    place: Place, raw: bytes, n: int, rows: Sequence[int], before: bytes = b""
+) -> list[bytes]:
+    """Return the texts of some rows of a column, in the order of `rows`; as `column_text`.
+
+    Raises:
+        FormatError: its bytes are damaged, or no text.
+    """
+    if place.codec == _HEX:
+        return _hex_rows(_decompress(place, raw), n, rows)
+    column = column_text(place, raw, n, before)
+    if not column:
+        return [b""] * len(rows)
+    ends = columns.ends(column, n)
+    return [column[int(ends[row - 1]) + 1 if row else 0 : int(ends[row])] for row in rows]
+
+
+def content_bytes(place: Place, raw: bytes) -> int:
+    """Return how many bytes a column takes when it is decompressed.
+
+    Raises:
+        FormatError: its bytes are damaged.
+    """
+    return 0 if place.codec == planes.ABSENT else frames.content_bytes(raw, "A segment's column")
+
+
 def needs_message(place: Place) -> bool:
     """Whether a column can be read only with the message column at hand."""
     return place.codec == _AFTER_MESSAGE
@@ -305,18 +331,33 @@ def _hex_ids(column: bytes, n: int, level: int) -> tuple[int, bytes]:
 
 
 def _decode_hex(data: bytes, n: int) -> bytes:
+    size, has_id, raw = _open_hex(data, n)
+    if has_id.all():
+        return binascii.hexlify(raw, columns.SEPARATOR, size)
+    texts = iter([raw[i : i + size].hex().encode() for i in range(0, len(raw), size)])
+    return columns.join([next(texts) if has else b"" for has in has_id.tolist()])
+
+
+def _hex_rows(data: bytes, n: int, rows: Sequence[int]) -> list[bytes]:
+    size, has_id, raw = _open_hex(data, n)
+    end = np.cumsum(has_id).astype(np.int64) * size
+    return [
+        raw[int(end[row]) - size : int(end[row])].hex().encode() if has_id[row] else b""
+        for row in rows
+    ]
+
+
+def _open_hex(data: bytes, n: int) -> tuple[int, columns.Bools, bytes]:
+    """The bytes of one id, which records have one, shape (n,), and all of these ids."""
     size = data[0] if data else 0
     bitmap_bytes = (n + 7) // 8
     if not 1 <= size <= _MAX_ID_BYTES or len(data) < 1 + bitmap_bytes:
         raise errors.FormatError("A segment's column of ids is damaged.")
-    has_id = np.unpackbits(np.frombuffer(data, np.uint8, bitmap_bytes, 1), count=n).tolist()
+    bits = np.unpackbits(np.frombuffer(data, np.uint8, bitmap_bytes, 1), count=n)
     raw = data[1 + bitmap_bytes :]
-    if len(raw) != size * sum(has_id):
+    if len(raw) != size * int(np.count_nonzero(bits)):
         raise errors.FormatError("A segment's column of ids has another number than its bitmap.")
-    if all(has_id):
-        return binascii.hexlify(raw, columns.SEPARATOR, size)
-    texts = iter([raw[i : i + size].hex().encode() for i in range(0, len(raw), size)])
-    return columns.join([next(texts) if has else b"" for has in has_id])
+    return size, bits.astype(np.bool_), raw
 
 
 def merge(

@@ -12,7 +12,6 @@ import asyncio
 from collections.abc import Sequence
 
 import msgspec
-import numpy as np
 
 from logweir.backends.segments_reader import Reader, Snapshot
 from logweir.core import beside
@@ -40,8 +39,7 @@ async def count(reader: Reader, plan: Plan, tally: Tally, run: Run) -> Counted:
     async with reader.snapshot() as snapshot:
         keys, edges = engine.ordered(await snapshot.keys(plan.lows_ns, plan.high_ns), plan)
         run.stats.segments = len(keys)
-        with_counts = not plan.lines
-        async for at, found in engine.batches(snapshot, plan, keys, with_counts=with_counts):
+        async for at, found in engine.batches(snapshot, plan, keys):
             edge_ns = int(edges[at])
             if (reason := _stop(run)) is not None:
                 return Counted(reason, edge_ns + 1)
@@ -73,15 +71,14 @@ def _add_counts(tally: Tally, found: Sequence[Candidate], run: Run) -> None:
     minute_ns = beside.MINUTE_NS
     for one in found:
         run.check()
-        counts = beside.decode_counts(one.head.counts, one.head.codec)
+        counts = one.head.counts
         run.stats.scanned_bytes += 3 * counts.minute.nbytes
         begin = counts.minute * minute_ns
         inside = (begin + minute_ns > one.low_ns) & (begin < one.high_ns)
         counts = beside.Counts(
             counts.minute[inside], counts.label_set[inside], counts.count[inside]
         )
-        wanted = one.accepted.astype(np.int64)
-        tally.add_counts(one.head.pipeline, one.label_sets, wanted, counts)
+        tally.add_counts(one.head, one.accepted, counts)
 
 
 async def _add_rows(
@@ -92,6 +89,6 @@ async def _add_rows(
     def fold() -> None:
         for one, piece in zip(group, pieces, strict=True):
             found = engine.hits(plan, one, piece, run)
-            tally.add_rows(one.head.pipeline, one.label_sets, found.time_ns, found.label_set)
+            tally.add_rows(one.head, found.time_ns, found.label_set)
 
     await asyncio.to_thread(fold)

@@ -18,8 +18,9 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from logweir.backends.segments_reader import Head, Keys, Range, Snapshot
-from logweir.core import beside, errors, scan, segment
+from logweir.backends.heads import Head
+from logweir.backends.segments_reader import Keys, Range, Snapshot
+from logweir.core import errors, scan, segment
 from logweir.core import filter as segment_filter
 from logweir.core.columns import Bools, Int64s
 from logweir.core.record import Labels
@@ -29,6 +30,8 @@ PIECE_BYTES: Final = 2 << 20
 """Compressed columns that are fetched at once, unless one segment has more."""
 PIECE_SEGMENTS: Final = 32
 FIRST_HEADS: Final = 4
+FIRST_PROBED: Final = 64
+"""Filters that are asked at first: a block of each costs far less than a head."""
 MAX_HEADS: Final = 256
 MAX_HEADS_BYTES: Final = 2 << 20
 """Label sets and counts of the heads that are read at once, unless one segment has more."""
@@ -112,11 +115,18 @@ class Candidate(msgspec.Struct, frozen=True, eq=False):
     """A segment that may hold records of the query. `accepted` says which label sets match."""
 
     head: Head
-    label_sets: tuple[Labels, ...]
     accepted: Bools
-    places: dict[str, segment.Place]
     low_ns: int
     high_ns: int
+
+    @property
+    def places(self) -> dict[str, segment.Place]:
+        """Where its columns stand in the body."""
+        return self.head.places
+
+    def labels(self, label_set: int) -> Labels:
+        """Return one of its label sets."""
+        return self.head.table.of[int(self.head.label_ids[label_set])]
 
     def edge_ns(self, *, is_backward: bool) -> int:
         """Return the time of its best possible record."""
@@ -143,24 +153,43 @@ class Candidate(msgspec.Struct, frozen=True, eq=False):
         """Return a column of numbers, shape (n,)."""
         return segment.column_numbers(self.places[name], raw[name], self.head.n)
 
-    def texts(self, name: str, raw: dict[str, bytes], run: Run, message: bytes = b"") -> scan.Texts:
-        """Return a column of texts; for attributes the message column may be needed."""
-        column = segment.column_text(self.places[name], raw[name], self.head.n, message)
+    def texts(self, name: str, raw: dict[str, bytes], run: Run) -> scan.Texts:
+        """Return a column of texts."""
+        column = segment.column_text(self.places[name], raw[name], self.head.n)
         run.stats.scanned_bytes += len(column)
         return scan.Texts(column, self.head.n)
 
+    def rows(
+        self, name: str, raw: dict[str, bytes], rows: Int64s, message: scan.Texts, run: Run
+    ) -> list[bytes]:
+        """Return the texts of some rows of a column, in the order of `rows`."""
+        run.stats.scanned_bytes += segment.content_bytes(self.places[name], raw[name])
+        return segment.column_rows(
+            self.places[name], raw[name], self.head.n, rows.tolist(), message.column
+        )
+
 
 class Hits(msgspec.Struct, frozen=True, eq=False):
-    """Rows of a segment that match, with their times and label sets; shape (h,) each."""
+    """Rows of a segment that match, with their times and label sets; shape (h,) each.
+
+    `rows` rise. `message` is the column where it was looked at, else empty.
+    """
 
     candidate: Candidate
     rows: Int64s
     time_ns: Int64s
     label_set: Int64s
+    message: bytes = b""
 
     def take(self, which: Bools) -> Hits:
         """Return the chosen ones."""
-        return Hits(self.candidate, self.rows[which], self.time_ns[which], self.label_set[which])
+        return Hits(
+            self.candidate,
+            self.rows[which],
+            self.time_ns[which],
+            self.label_set[which],
+            self.message,
+        )
 
 
 # ---- which segments -------------------------------------------------------------------------
@@ -177,64 +206,58 @@ def ordered(keys: Keys, plan: Plan) -> tuple[Keys, Int64s]:
     return keys.take(order), edges[order]
 
 
-async def candidates(
-    snapshot: Snapshot, plan: Plan, keys: Keys, *, with_counts: bool = False
-) -> list[Candidate]:
+async def candidates(snapshot: Snapshot, plan: Plan, keys: Keys) -> list[Candidate]:
     """Return those of these segments that may hold a match, in their order."""
-    heads = await snapshot.heads(keys, with_counts=with_counts)
-    found = [one for head in heads if (one := _candidate(plan, head)) is not None]
-    if not plan.filter_keys or not found:
-        return found
-    sizes = dict(zip(keys.id.tolist(), keys.filter_bytes.tolist(), strict=True))
-    versions = dict(zip(keys.id.tolist(), keys.filter_version.tolist(), strict=True))
-    probed = [
-        (one, key, segment_filter.block_offset(key, sizes[one.head.id]))
-        for one in found
-        if versions[one.head.id] == segment_filter.VERSION and sizes[one.head.id]
+    if plan.filter_keys:
+        keys = await _probed(snapshot, plan, keys)
+    heads = await snapshot.heads(keys) if len(keys) else []
+    return [one for head in heads if (one := _candidate(plan, head)) is not None]
+
+
+async def _probed(snapshot: Snapshot, plan: Plan, keys: Keys) -> Keys:
+    """Leave out the segments whose filter does not have a key."""
+    is_asked = (keys.filter_version == segment_filter.VERSION) & (keys.filter_bytes > 0)
+    probes = [
+        (at, key, segment_filter.block_offset(key, int(keys.filter_bytes[at])))
+        for at in np.flatnonzero(is_asked).tolist()
         for key in plan.filter_keys
     ]
     blocks = await snapshot.filter_blocks(
         [
-            Range(one.head.id, one.head.min_ts, offset, segment_filter.BLOCK_BYTES)
-            for one, _, offset in probed
+            Range(int(keys.id[at]), int(keys.min_ts[at]), offset, segment_filter.BLOCK_BYTES)
+            for at, _, offset in probes
         ]
     )
-    without = {
-        one.head.id
-        for (one, key, _), block in zip(probed, blocks, strict=True)
-        if not segment_filter.block_has(block, key)
-    }
-    return [one for one in found if one.head.id not in without]
+    may_hold = np.ones(len(keys), np.bool_)
+    for (at, key, _), block in zip(probes, blocks, strict=True):
+        if not segment_filter.block_has(block, key):
+            may_hold[at] = False
+    return keys.take(np.flatnonzero(may_hold))
 
 
 def _candidate(plan: Plan, head: Head) -> Candidate | None:
-    label_sets = beside.decode_label_sets(head.label_sets, head.codec)
-    accepted = np.fromiter(
-        (plan.accepts(head.pipeline, labels) for labels in label_sets), np.bool_, len(label_sets)
-    )
+    accepted = plan.accepts_all(head.pipeline, head.table, head.label_ids)
     if not accepted.any():
         return None
     return Candidate(
         head=head,
-        label_sets=label_sets,
         accepted=accepted,
-        places=segment.places(head.layout, head.codec),
         low_ns=max(plan.lows_ns[head.pipeline], plan.window.start_ns),
         high_ns=plan.high_ns,
     )
 
 
 async def batches(
-    snapshot: Snapshot, plan: Plan, keys: Keys, *, with_counts: bool = False
+    snapshot: Snapshot, plan: Plan, keys: Keys
 ) -> AsyncIterator[tuple[int, list[Candidate]]]:
     """Yield (place of the batch's first segment in `keys`, candidates); batches grow."""
-    at, size = 0, FIRST_HEADS
+    at, size = 0, FIRST_PROBED if plan.filter_keys else FIRST_HEADS
     while at < len(keys):
         heads_bytes = np.cumsum(keys.head_bytes[at : at + size])
         fitting = int(np.searchsorted(heads_bytes, MAX_HEADS_BYTES, side="right"))
         end = at + max(1, min(fitting, len(heads_bytes)))
         batch = keys.take(np.arange(at, end))
-        yield at, await candidates(snapshot, plan, batch, with_counts=with_counts)
+        yield at, await candidates(snapshot, plan, batch)
         at, size = end, min(size * 2, MAX_HEADS)
 
 
@@ -266,11 +289,13 @@ def hits(plan: Plan, one: Candidate, piece: bytes, run: Run) -> Hits:
     time_ns, label_set = one.numbers("time", raw), one.numbers("label_set", raw)
     run.stats.opened += 1
     run.stats.scanned_bytes += time_ns.nbytes
+    message = b""
     keep = one.accepted[label_set] & (time_ns >= one.low_ns) & (time_ns < one.high_ns)
     if plan.lines and keep.any():
         texts = one.texts("message", raw, run)
+        message = texts.column
         for line in plan.lines:
             run.check()
             keep = line.keep(texts, keep)
     rows = np.flatnonzero(keep)
-    return Hits(one, rows, time_ns[rows], label_set[rows])
+    return Hits(one, rows, time_ns[rows], label_set[rows], message)

@@ -29,10 +29,11 @@ from typing import Final
 import msgspec
 import numpy as np
 
+from logweir.backends.heads import Head
 from logweir.backends.journal import Entry
 from logweir.backends.journal_tail import TailReader
-from logweir.backends.segments_reader import Head, Range, Reader, Snapshot
-from logweir.core import beside, columns, errors, ids, segment
+from logweir.backends.segments_reader import Range, Reader, Snapshot
+from logweir.core import columns, errors, ids, segment
 from logweir.core.columns import Columns
 from logweir.core.names import PipelineId
 from logweir.query import blocks
@@ -158,7 +159,7 @@ class Missed:
         places = {}
         for at, head in enumerate(heads[start : start + HEADS], start):
             with _damage_logged(head):
-                places[at] = segment.places(head.layout, head.codec)["block"]
+                places[at] = head.places["block"]
         pieces = await snapshot.pieces(
             [
                 Range(heads[at].id, heads[at].min_ts, place.offset, place.length)
@@ -210,13 +211,13 @@ def _make(records: Columns | None) -> Make:
 async def _blocks_of(snapshot: Snapshot, head: Head, wanted: Sequence[int]) -> dict[int, Columns]:
     """Return blocks of a segment; none when it is damaged."""
     with _damage_logged(head):
-        places = segment.places(head.layout, head.codec)
+        places = head.places
         size_bytes = sum(place.length for place in places.values())
         (body,) = await snapshot.pieces([Range(head.id, head.min_ts, 0, size_bytes)])
 
         def cut() -> dict[int, Columns]:
             raw = {name: body[p.offset : p.offset + p.length] for name, p in places.items()}
-            labels = beside.decode_label_sets(head.label_sets, head.codec)
+            labels = tuple(head.table.of[one] for one in head.label_ids.tolist())
             return blocks.by_block(segment.decode_columns(head.n, places, raw, labels), wanted)
 
         return await asyncio.to_thread(cut)

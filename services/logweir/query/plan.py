@@ -13,10 +13,12 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
+import numpy as np
 
 from logweir.core import filter as segment_filter
 from logweir.core import moments, scan
-from logweir.core.columns import Bools
+from logweir.core.columns import Bools, Int64s
+from logweir.core.labels import LabelTable, Marks
 from logweir.core.logql import parser, tree
 from logweir.core.names import PipelineId
 from logweir.core.record import Labels, RecordId
@@ -77,6 +79,7 @@ class Plan(msgspec.Struct, frozen=True, eq=False):
     filter_keys: tuple[int, ...]
     tests: tuple[tuple[str, Test], ...]
     _accepted: dict[Labels, bool] = {}
+    _marks: Marks = msgspec.field(default_factory=Marks)
 
     @property
     def is_backward(self) -> bool:
@@ -99,6 +102,16 @@ class Plan(msgspec.Struct, frozen=True, eq=False):
             if len(self._accepted) < _MAX_CACHED_LABEL_SETS:
                 self._accepted[labels] = known
         return known
+
+    def accepts_all(self, pipeline: PipelineId, table: LabelTable, ids: Int64s) -> Bools:
+        """Return which label sets of a table match the selector, shape of `ids`."""
+        if not self.tests:
+            return np.full(len(ids), pipeline in self.lows_ns)
+        if pipeline not in self.lows_ns:
+            return np.zeros(len(ids), np.bool_)
+        for one in self._marks.unknown(table, ids):
+            self._marks.set(table, one, self.accepts(pipeline, table.of[one]))
+        return self._marks.get(table, ids) > 0
 
     def advances(self, bound: scan.Bound) -> bool:
         """Whether a page that begins at `bound` is further than this one."""
@@ -154,6 +167,7 @@ def plan(
         filter_keys=tuple(list(keys)[:MAX_FILTER_KEYS]),
         tests=tuple((m.name, _test(m)) for m in query.matchers if m.name != PIPELINE_LABEL),
         _accepted={},
+        _marks=Marks(),
     )
 
 

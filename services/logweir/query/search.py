@@ -27,7 +27,10 @@ from logweir.query.plan import Plan
 MAX_ANSWER_BYTES: Final = 16 << 20
 """Texts of one page; with more of them the page ends early."""
 
-_RECORD_COLUMNS: Final = ("label_set", "message", "trace", "span", "attributes", "flags", "extra")
+_OTHER_TEXTS: Final = ("trace", "span", "attributes", "extra")
+
+MAX_KEPT_BYTES: Final = 16 << 20
+"""Message columns that are kept from matching to reading the records of a page."""
 
 
 class Page(msgspec.Struct, frozen=True, eq=False):
@@ -60,7 +63,8 @@ class _Search:
         self.plan, self.run, self.limit = plan, run, limit
         # One more than the page holds: it tells whether there is a next page.
         self.best = scan.Best(limit + 1, is_backward=plan.is_backward)
-        self.opened: list[Candidate] = []
+        self.opened: list[Hits] = []
+        self._kept_bytes = 0
 
     def is_complete(self, edge_ns: int) -> bool:
         """Whether no segment from this edge on can hold a better record."""
@@ -111,10 +115,17 @@ class _Search:
         """Take these into the page. Runs in a thread."""
         for one, piece in zip(found, pieces, strict=True):
             ids = _ids(one, piece, len(self.opened))
-            self.opened.append(one.candidate)
+            self._open(one)
             ids = ids.take(self.plan.bound.after(ids))
             if len(ids):
                 self.best.add(ids)
+
+    def _open(self, one: Hits) -> None:
+        self._kept_bytes += len(one.message)
+        if self._kept_bytes > MAX_KEPT_BYTES:
+            self._kept_bytes -= len(one.message)
+            one = msgspec.structs.replace(one, message=b"")
+        self.opened.append(one)
 
 
 async def search(reader: Reader, plan: Plan, limit: int, run: Run) -> Page:
@@ -181,15 +192,15 @@ async def _records(snapshot: Snapshot, state: _Search, ids: scan.Ids) -> list[Re
     found: dict[int, Record] = {}
     size_bytes, end = 0, len(ids)
     segments = list(dict.fromkeys(ids.segment.tolist()))
-    for group in engine.pieces([state.opened[at] for at in segments], "label_set", "extra"):
-        pieces = await snapshot.pieces([one.range("label_set", "extra") for one in group])
-        for one, piece in zip(group, pieces, strict=True):
+    left = iter(segments)
+    for group in engine.pieces([state.opened[at].candidate for at in segments], "message", "extra"):
+        pieces = await snapshot.pieces([one.range("message", "extra") for one in group])
+        for piece in pieces:
             state.run.check()
-            at = segments[0]
-            del segments[0]
+            at = next(left)
             wanted = np.flatnonzero(ids.segment == at)
             wanted = wanted[wanted < end]
-            more = await asyncio.to_thread(_read_records, state, one, piece, ids, wanted)
+            more = await asyncio.to_thread(_read_records, state, at, piece, ids, wanted)
             found |= more
             size_bytes += sum(map(render.size_bytes, more.values()))
             while size_bytes > MAX_ANSWER_BYTES and len(found) > 1:
@@ -200,27 +211,30 @@ async def _records(snapshot: Snapshot, state: _Search, ids: scan.Ids) -> list[Re
 
 
 def _read_records(
-    state: _Search, one: Candidate, piece: bytes, ids: scan.Ids, wanted: Int64s
+    state: _Search, at: int, piece: bytes, ids: scan.Ids, wanted: Int64s
 ) -> dict[int, Record]:
     if not len(wanted):
         return {}
-    raw = one.cut(piece, "label_set", _RECORD_COLUMNS)
-    texts = {"message": one.texts("message", raw, state.run)}
-    for name in ("trace", "span", "attributes", "extra"):
-        texts[name] = one.texts(name, raw, state.run, texts["message"].column)
-    flags = one.numbers("flags", raw)
-    label_set = one.numbers("label_set", raw)
-    records = {}
-    for place in wanted.tolist():
-        row = int(ids.row[place])
-        records[place] = Record(
+    hit = state.opened[at]
+    one, rows = hit.candidate, ids.row[wanted]
+    raw = one.cut(piece, "message", ("message", *_OTHER_TEXTS, "flags"))
+    if hit.message:
+        message = scan.Texts(hit.message, one.head.n)
+    else:
+        message = one.texts("message", raw, state.run)
+    others = {name: one.rows(name, raw, rows, message, state.run) for name in _OTHER_TEXTS}
+    flags = one.numbers("flags", raw)[rows]
+    label_set = hit.label_set[np.searchsorted(hit.rows, rows)]
+    return {
+        place: Record(
             id=ids.id(place),
-            labels=state.plan.shown(one.head.pipeline, one.label_sets[int(label_set[row])]),
-            message=texts["message"].text(row).decode(),
-            trace_id=texts["trace"].text(row).decode(),
-            span_id=texts["span"].text(row).decode(),
-            attributes=texts["attributes"].text(row),
-            flags=int(flags[row]),
-            extra=texts["extra"].text(row),
+            labels=state.plan.shown(one.head.pipeline, one.labels(int(label_set[n]))),
+            message=message.text(row).decode(),
+            trace_id=others["trace"][n].decode(),
+            span_id=others["span"][n].decode(),
+            attributes=others["attributes"][n],
+            flags=int(flags[n]),
+            extra=others["extra"][n],
         )
-    return records
+        for n, (place, row) in enumerate(zip(wanted.tolist(), rows.tolist(), strict=True))
+    }

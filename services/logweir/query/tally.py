@@ -6,13 +6,15 @@ rows that match (times and label sets)          --add_rows-->
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable
+from typing import Final, Protocol
 
 import numpy as np
 
 from logweir.core import beside, errors
-from logweir.core.columns import Int64s
+from logweir.core.columns import Bools, Int64s
+from logweir.core.labels import LabelTable, Marks
+from logweir.core.names import PipelineId
 from logweir.core.record import Labels
 from logweir.query.params import Buckets
 
@@ -22,6 +24,17 @@ MAX_CELLS: Final = 1_000_000
 MAX_GROUPS: Final = 100_000
 
 
+class Source(Protocol):
+    """Whose records are counted: `label_ids` are the numbers in `table` of its label sets."""
+
+    @property
+    def pipeline(self) -> PipelineId: ...  # noqa: D102
+    @property
+    def table(self) -> LabelTable: ...  # noqa: D102
+    @property
+    def label_ids(self) -> Int64s: ...  # noqa: D102
+
+
 class Tally:
     """Counts per bucket and group. `group` names the group of a label set of a pipeline."""
 
@@ -29,6 +42,7 @@ class Tally:
         self.buckets = buckets
         self._group = group
         self._places: dict[Labels, int] = {}
+        self._marks: dict[PipelineId, Marks] = {}
         self._counts = np.zeros((0, buckets.count), np.int64)
 
     def series(self) -> dict[Labels, Int64s]:
@@ -42,50 +56,43 @@ class Tally:
         minute_ns = beside.MINUTE_NS
         return one or not (self.buckets.first_ns % minute_ns or self.buckets.step_ns % minute_ns)
 
-    def add_counts(
-        self, pipeline: int, label_sets: Sequence[Labels], wanted: Int64s, counts: beside.Counts
-    ) -> None:
+    def add_counts(self, source: Source, wanted: Bools, counts: beside.Counts) -> None:
         """Add a segment's counts.
 
         Args:
-            pipeline: the segment's.
-            label_sets: of the segment.
-            wanted: 1 for label sets that count, 0 for others; shape (label sets,).
+            source: the segment.
+            wanted: which of its label sets count; shape (label sets,).
             counts: whole minutes, each within one bucket or within the range of a single one.
         """
-        counted = wanted[counts.label_set] > 0
+        counted = wanted[counts.label_set]
         self._add(
-            pipeline,
-            label_sets,
+            source,
             counts.minute[counted] * beside.MINUTE_NS,
             counts.label_set[counted],
             counts.count[counted],
         )
 
-    def add_rows(
-        self, pipeline: int, label_sets: Sequence[Labels], time_ns: Int64s, label_set: Int64s
-    ) -> None:
-        """Add records, each one of them; shape (h,) each."""
-        self._add(pipeline, label_sets, time_ns, label_set, np.ones(len(time_ns), np.int64))
+    def add_rows(self, source: Source, time_ns: Int64s, label_set: Int64s) -> None:
+        """Add records of a segment, each one of them; shape (h,) each."""
+        self._add(source, time_ns, label_set, np.ones(len(time_ns), np.int64))
 
-    def _add(
-        self,
-        pipeline: int,
-        label_sets: Sequence[Labels],
-        time_ns: Int64s,
-        label_set: Int64s,
-        weight: Int64s,
-    ) -> None:
+    def _add(self, source: Source, time_ns: Int64s, label_set: Int64s, weight: Int64s) -> None:
         if not len(time_ns):
             return
-        used = np.unique(label_set)
-        place_of = np.zeros(len(label_sets), np.int64)
-        for one in used.tolist():
-            place_of[one] = self._place(self._group(pipeline, label_sets[one]))
         bucket = (time_ns - self.buckets.first_ns) // self.buckets.step_ns
         # A minute that a single bucket's range begins in begins before it.
         np.clip(bucket, 0, self.buckets.count - 1, out=bucket)
-        np.add.at(self._counts, (place_of[label_set], bucket), weight)
+        place = self._places_of(source, label_set)
+        np.add.at(self._counts.reshape(-1), place * self.buckets.count + bucket, weight)
+
+    def _places_of(self, source: Source, label_set: Int64s) -> Int64s:
+        """The place of each record's group, shape of `label_set`."""
+        pipeline, table, ids = source.pipeline, source.table, source.label_ids
+        marks = self._marks.setdefault(pipeline, Marks())
+        used = np.flatnonzero(np.bincount(label_set, minlength=len(ids)))
+        for one in marks.unknown(table, ids[used]):
+            marks.set(table, one, self._place(self._group(pipeline, table.of[one])))
+        return marks.get(table, ids)[label_set]
 
     def _place(self, group: Labels) -> int:
         place = self._places.get(group)

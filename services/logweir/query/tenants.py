@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from logweir.backends.heads import HeadCache
 from logweir.backends.journal_tail import TailReader
 from logweir.backends.segments_reader import Reader
 from logweir.core import errors, keys, names
@@ -54,6 +55,7 @@ class Tenants:
     def __init__(self) -> None:
         self._binding: QueryBinding | None = None
         self._doors: dict[TenantId, Doors] = {}
+        self._heads = HeadCache()
         self._closing: set[asyncio.Task[None]] = set()
 
     def bind(self, binding: QueryBinding) -> None:
@@ -81,7 +83,7 @@ class Tenants:
             self._close(tenant.id)
             found = None
         if found is None:
-            found = self._doors[tenant.id] = _open(self._binding, tenant, version)
+            found = self._doors[tenant.id] = _open(self._binding, tenant, version, self._heads)
         return found
 
     @contextlib.contextmanager
@@ -151,7 +153,7 @@ async def _close(doors: Doors) -> None:
             logger.exception("a door did not close")
 
 
-def _open(binding: QueryBinding, tenant: Tenant, version: object) -> Doors:
+def _open(binding: QueryBinding, tenant: Tenant, version: object, heads: HeadCache) -> Doors:
     root = bytes.fromhex(binding.read_root)
     login = names.login(tenant.id, "r", "b" if tenant.reader_slot == "b" else "a")
     secret = keys.password(root, tenant.id, login, tenant.reader_revision)
@@ -160,6 +162,7 @@ def _open(binding: QueryBinding, tenant: Tenant, version: object) -> Doors:
         Login(login, secret),
         tenant.id,
         max_connections=tenant.concurrency + HISTORIES + HUB_CONNECTIONS,
+        heads=heads,
     )
     user = names.redis_user(tenant.id, "tail")
     secret = keys.password(root, tenant.id, user, tenant.redis_revision)
