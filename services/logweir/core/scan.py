@@ -54,6 +54,11 @@ class Texts:
         self.n = n
         self.column = column
 
+    @property
+    def size_bytes(self) -> int:
+        """About what it takes in memory, with the places of its texts."""
+        return len(self.column) + 16 * self.n
+
     @cached_property
     def ends(self) -> Int64s:
         """Where each text ends, shape (n,)."""

@@ -172,14 +172,14 @@ class Candidate(msgspec.Struct, frozen=True, eq=False):
 class Hits(msgspec.Struct, frozen=True, eq=False):
     """Rows of a segment that match, with their times and label sets; shape (h,) each.
 
-    `rows` rise. `message` is the column where it was looked at, else empty.
+    `rows` rise. `message` is the column where it was looked at.
     """
 
     candidate: Candidate
     rows: Int64s
     time_ns: Int64s
     label_set: Int64s
-    message: bytes = b""
+    message: scan.Texts | None = None
 
     def take(self, which: Bools) -> Hits:
         """Return the chosen ones."""
@@ -289,13 +289,12 @@ def hits(plan: Plan, one: Candidate, piece: bytes, run: Run) -> Hits:
     time_ns, label_set = one.numbers("time", raw), one.numbers("label_set", raw)
     run.stats.opened += 1
     run.stats.scanned_bytes += time_ns.nbytes
-    message = b""
+    message = None
     keep = one.accepted[label_set] & (time_ns >= one.low_ns) & (time_ns < one.high_ns)
     if plan.lines and keep.any():
-        texts = one.texts("message", raw, run)
-        message = texts.column
+        message = one.texts("message", raw, run)
         for line in plan.lines:
             run.check()
-            keep = line.keep(texts, keep)
+            keep = line.keep(message, keep)
     rows = np.flatnonzero(keep)
     return Hits(one, rows, time_ns[rows], label_set[rows], message)

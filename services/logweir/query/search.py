@@ -121,10 +121,11 @@ class _Search:
                 self.best.add(ids)
 
     def _open(self, one: Hits) -> None:
-        self._kept_bytes += len(one.message)
-        if self._kept_bytes > MAX_KEPT_BYTES:
-            self._kept_bytes -= len(one.message)
-            one = msgspec.structs.replace(one, message=b"")
+        kept_bytes = self._kept_bytes + (one.message.size_bytes if one.message else 0)
+        if kept_bytes > MAX_KEPT_BYTES:
+            one = msgspec.structs.replace(one, message=None)
+        else:
+            self._kept_bytes = kept_bytes
         self.opened.append(one)
 
 
@@ -218,10 +219,7 @@ def _read_records(
     hit = state.opened[at]
     one, rows = hit.candidate, ids.row[wanted]
     raw = one.cut(piece, "message", ("message", *_OTHER_TEXTS, "flags"))
-    if hit.message:
-        message = scan.Texts(hit.message, one.head.n)
-    else:
-        message = one.texts("message", raw, state.run)
+    message = hit.message or one.texts("message", raw, state.run)
     others = {name: one.rows(name, raw, rows, message, state.run) for name in _OTHER_TEXTS}
     flags = one.numbers("flags", raw)[rows]
     label_set = hit.label_set[np.searchsorted(hit.rows, rows)]
