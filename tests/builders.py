@@ -38,7 +38,7 @@ def request(
     assert not decoded.rejected, decoded.rejected
     body = msgspec.json.encode(list(of))
     made = block.Request(
-        records=len(decoded.part.times_ns),
+        records=decoded.part.n,
         expired=len(decoded.expired),
         size_bytes=len(body),
         fingerprint=hash(body) & 0x7FFF_FFFF_FFFF_FFFF,

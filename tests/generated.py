@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 
 import msgspec
@@ -110,7 +111,7 @@ def parts(draw: st.DrawFn, max_records: int = 4) -> block.Part:
         kept = st.lists(values, min_size=n, max_size=n)
         return draw(kept | st.just([]) if optional else kept)
 
-    return block.Part(
+    return block.part(
         times_ns=some(INT64, optional=False),
         label_set=some(st.integers(0, max(0, len(label_sets) - 1)), optional=False),
         label_sets=label_sets,
@@ -128,7 +129,7 @@ def requests(draw: st.DrawFn) -> tuple[block.Request, block.Part]:
     """One request of a block, with its records."""
     part = draw(parts())
     made = block.Request(
-        records=len(part.times_ns),
+        records=part.n,
         expired=draw(COUNT),
         size_bytes=draw(COUNT),
         fingerprint=draw(INT64),
@@ -140,23 +141,32 @@ def requests(draw: st.DrawFn) -> tuple[block.Request, block.Part]:
     return made, part
 
 
+def part_texts(of: block.Part) -> dict[str, list[bytes]]:
+    """Return the texts of each column of a part."""
+    return {name: columns.split(getattr(of, name), of.n) for name in columns.TEXTS}
+
+
 def part_rows(of: Sequence[block.Part], short: int) -> list[Row]:
     """Return the records that a block of these parts holds; `short` is its id's short form."""
     rows: list[Row] = []
     for part in of:
-        for at, time_ns in enumerate(part.times_ns):
+        texts = part_texts(part) if part.n else {}
+        flags = part.flags or bytes(part.n)
+        for at, (time_ns, label_set) in enumerate(
+            zip(array("q", part.times), array("I", part.label_set), strict=True)
+        ):
             rows.append(
                 Row(
                     time_ns=time_ns,
                     block=short,
                     index=len(rows),
-                    labels=part.label_sets[part.label_set[at]],
-                    message=part.messages[at],
-                    trace=part.traces[at] if part.traces else "",
-                    span=part.spans[at] if part.spans else "",
-                    attributes=part.attributes[at] if part.attributes else b"",
-                    extra=part.extras[at] if part.extras else b"",
-                    flags=part.flags[at] if part.flags else 0,
+                    labels=part.label_sets[label_set],
+                    message=texts["message"][at].decode(),
+                    trace=texts["trace"][at].decode(),
+                    span=texts["span"][at].decode(),
+                    attributes=texts["attributes"][at],
+                    extra=texts["extra"][at],
+                    flags=flags[at],
                 )
             )
     return rows

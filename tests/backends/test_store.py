@@ -123,7 +123,7 @@ async def test_records_without_a_request_s_key_are_never_repeats_of_each_other(t
 
 
 async def test_a_block_without_records_leaves_its_row(tenant):
-    nothing = block.Part([], [], [], [])
+    nothing = block.part([], [], [], [])
     of = [(block.Request(0, expired, 10, 1), nothing) for expired in (2, 1)]
     await commit(tenant, delivered(encode(tenant.id, tenant.pipeline, of)))
 

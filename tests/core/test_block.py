@@ -25,7 +25,7 @@ def encode(of, refused=None, uuid: bytes = BLOCK_ID) -> bytes:
 
 def small() -> bytes:
     """A block of two records, with something in every column."""
-    part = block.Part(
+    part = block.part(
         times_ns=[1, 2],
         label_set=[0, 0],
         label_sets=[(("level", "info"), ("service", "shop"))],
@@ -128,7 +128,7 @@ def test_a_block_without_a_request_carries_refusals():
 
 
 def test_requests_share_their_label_sets():
-    part = block.Part([1], [0], [(("service", "shop"),)], ["x"])
+    part = block.part([1], [0], [(("service", "shop"),)], ["x"])
 
     _, records = block.decode(encode([(block.Request(1, 0, 1, 1), part)] * 3))
 
@@ -294,6 +294,6 @@ def test_bytes_behind_the_body_are_refused():
 
 @given(parts(), INT64)
 def test_a_fingerprint_of_any_sign_is_kept(part, fingerprint):
-    request = block.Request(len(part.times_ns), 0, 1, fingerprint)
+    request = block.Request(part.n, 0, 1, fingerprint)
 
     assert block.header(encode([(request, part)])).requests == (request,)

@@ -50,7 +50,7 @@ BARE = block.Request(2, 0, 90, 0)
 BLOCK_REQUESTS = [
     (
         WITH_KEY,
-        block.Part(
+        block.part(
             times_ns=[NOON_NS, NOON_NS + 1],
             label_set=[1, 0],
             label_sets=[SHOP, CAFE],
@@ -62,9 +62,9 @@ BLOCK_REQUESTS = [
             extras=[b"", b'{"timestamp":99}'],
         ),
     ),
-    (OF_PRODUCER, block.Part([-1], [0], [CAFE], [""], traces=["ABC"])),
-    (ALL_EXPIRED, block.Part([], [], [], [])),
-    (BARE, block.Part([2**63 - 1, -(2**63)], [0, 0], [SHOP], ["", "last"])),
+    (OF_PRODUCER, block.part([-1], [0], [CAFE], [""], traces=["ABC"])),
+    (ALL_EXPIRED, block.part([], [], [], [])),
+    (BARE, block.part([2**63 - 1, -(2**63)], [0, 0], [SHOP], ["", "last"])),
 ]
 BLOCK_ROWS = [
     Row(
@@ -98,7 +98,7 @@ def block_v1() -> bytes:
 
 
 def block_v1_plain() -> bytes:
-    one = (block.Request(1, 0, 42, 1), block.Part([NOON_NS], [0], [SHOP], ["hello"]))
+    one = (block.Request(1, 0, 42, 1), block.part([NOON_NS], [0], [SHOP], ["hello"]))
     return block.encode(BLOCK_ID, TenantId("acme-co"), PipelineId(7), [one], {})
 
 

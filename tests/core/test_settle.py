@@ -75,7 +75,7 @@ def deliver(number: int, sent: list[Sent]) -> settle.Delivery:
     for at, one in enumerate(sent):
         times = [FRESH_NS] * one.fresh + [STALE_NS] * one.stale
         messages = [f"{number}.{at}.{record}" for record in range(len(times))]
-        parts.append(block.Part(times, [0] * len(times), [LABELS], messages))
+        parts.append(block.part(times, [0] * len(times), [LABELS], messages))
     uuid = ids.uuid7(number, bytes(10))
     payload = block.encode(
         uuid,

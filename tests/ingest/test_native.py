@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from array import array
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -11,7 +12,7 @@ from builders import record, records
 from hypothesis import event, example, given
 from hypothesis import strategies as st
 
-from logweir.core import block, bounds, errors, ids, moments
+from logweir.core import block, bounds, columns, errors, ids, moments
 from logweir.core.names import PipelineId, TenantId
 from logweir.core.record import FLAG_FUTURE, FLAG_SANITISED
 from logweir.ingest import native
@@ -36,19 +37,22 @@ def lines(*pieces: str | bytes | dict) -> bytes:
 def rows(found: native.Decoded) -> list[tuple]:
     """What a decoded request holds, record by record."""
     part = found.part
-    n = len(part.times_ns)
-    blank = [""] * n
+    texts = {name: columns.split(getattr(part, name), part.n) for name in columns.TEXTS}
     return [
-        (time_ns, part.label_sets[label_set], message, trace, span, bytes(attributes), flags, extra)
-        for (time_ns, label_set, message, trace, span, attributes, flags, extra) in zip(
-            part.times_ns,
-            part.label_set,
-            part.messages,
-            part.traces or blank,
-            part.spans or blank,
-            part.attributes or [b""] * n,
-            part.flags or [0] * n,
-            part.extras or [b""] * n,
+        (
+            time_ns,
+            part.label_sets[label_set],
+            message.decode(),
+            trace.decode(),
+            span.decode(),
+            *rest,
+        )
+        for (time_ns, label_set, message, trace, span, *rest) in zip(
+            array("q", part.times),
+            array("I", part.label_set),
+            *(texts[name] for name in ("message", "trace", "span", "attributes")),
+            part.flags or bytes(part.n),
+            texts["extra"],
             strict=True,
         )
     ]
@@ -511,10 +515,10 @@ def test_whatever_comes_is_refused_in_words_or_makes_a_block_that_can_be_read(bo
         assert found.status in (400, 413)
         return
     part = found.part
-    request = block.Request(len(part.times_ns), len(found.expired), len(body), 0)
+    request = block.Request(part.n, len(found.expired), len(body), 0)
     payload = block.encode(world.new_uuid(), TenantId("t"), PipelineId(1), [(request, part)], {})
-    header, columns = block.decode(payload)
-    assert header.records == columns.n == len(part.times_ns)
+    header, stored = block.decode(payload)
+    assert header.records == stored.n == part.n
     assert ids.time_ms(header.uuid) > 0
 
 

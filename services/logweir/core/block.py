@@ -112,22 +112,49 @@ class Header(msgspec.Struct, frozen=True, array_like=True):
         return sum(request.size_bytes for request in self.requests)
 
 
-class Part(msgspec.Struct, eq=False):
-    """The records of one request as lists of equal length, ready to be joined with others.
+class Part(msgspec.Struct, frozen=True, eq=False):
+    """The n records of one request as columns, ready to be joined with others; `part` makes one.
 
-    `label_set` indexes `label_sets`. An empty list of `traces`, `spans`, `attributes`, `flags` or
-    `extras` means that no record has one.
+    `times` are n int64, `label_set` n uint32 that index `label_sets`. The others are NUL-joined
+    texts as `core.columns` has them, `flags` n uint8; without a byte no record has any.
     """
 
-    times_ns: list[int]
-    label_set: list[int]
+    n: int
+    times: bytes
+    label_set: bytes
     label_sets: list[Labels]
-    messages: list[str]
-    traces: list[str] = []
-    spans: list[str] = []
-    attributes: list[bytes] = []
-    flags: list[int] = []
-    extras: list[bytes] = []
+    message: bytes
+    trace: bytes = b""
+    span: bytes = b""
+    attributes: bytes = b""
+    flags: bytes = b""
+    extra: bytes = b""
+
+
+def part(
+    times_ns: Sequence[int],
+    label_set: Sequence[int],
+    label_sets: list[Labels],
+    messages: Sequence[str],
+    traces: Sequence[str] = (),
+    spans: Sequence[str] = (),
+    attributes: Sequence[bytes] = (),
+    flags: Sequence[int] = (),
+    extras: Sequence[bytes] = (),
+) -> Part:
+    """Return the part of records given one by one: sequences of equal length, or empty ones."""
+    return Part(
+        n=len(times_ns),
+        times=array("q", times_ns).tobytes(),
+        label_set=array("I", label_set).tobytes(),
+        label_sets=label_sets,
+        message=columns.join([text.encode() for text in messages]),
+        trace=columns.join([text.encode() for text in traces]),
+        span=columns.join([text.encode() for text in spans]),
+        attributes=columns.join(attributes),
+        flags=bytes(flags) if any(flags) else b"",
+        extra=columns.join(extras),
+    )
 
 
 def encode(
@@ -140,24 +167,19 @@ def encode(
     """Return the block of these requests, in their order."""
     parts = [part for _, part in requests]
     label_sets, label_set = _join_label_sets(parts)
-    chain = itertools.chain.from_iterable
     content = (
-        array("q", chain(p.times_ns for p in parts)).tobytes(),
-        array("I", label_set).tobytes(),
+        b"".join([one.times for one in parts]),
+        label_set,
         _flags(parts),
         _label_sets_encoder.encode(label_sets),
-        "\0".join(chain(p.messages for p in parts)).encode(),
-        _texts([(p.traces, len(p.times_ns)) for p in parts]).encode(),
-        _texts([(p.spans, len(p.times_ns)) for p in parts]).encode(),
-        _raws([(p.attributes, len(p.times_ns)) for p in parts]),
-        _raws([(p.extras, len(p.times_ns)) for p in parts]),
+        *(columns.join_columns([(getattr(p, name), p.n) for p in parts]) for name in columns.TEXTS),
     )
     header = msgspec.msgpack.encode(
         Header(
             uuid=uuid,
             tenant=tenant,
             pipeline=pipeline,
-            requests=tuple(request for request, _ in requests),
+            requests=tuple([request for request, _ in requests]),
             lengths=tuple(map(len, content)),
             refused=refused,
         )
@@ -167,33 +189,25 @@ def encode(
     return struct.pack("<3sBI", _MAGIC, VERSION, google_crc32c.value(rest)) + rest
 
 
-def _join_label_sets(parts: Sequence[Part]) -> tuple[list[Labels], list[int]]:
+def _join_label_sets(parts: Sequence[Part]) -> tuple[list[Labels], bytes]:
     if len(parts) == 1:
         return parts[0].label_sets, parts[0].label_set
     table: dict[Labels, int] = {}
-    joined: list[int] = []
-    for part in parts:
-        where = [table.setdefault(labels, len(table)) for labels in part.label_sets]
-        joined.extend([where[index] for index in part.label_set])
-    return list(table), joined
+    joined = array("I")
+    for one in parts:
+        where = [table.setdefault(labels, len(table)) for labels in one.label_sets]
+        if len(where) == 1:
+            joined.extend(where * one.n)
+        else:
+            joined.extend([where[index] for index in array("I", one.label_set)])
+    return list(table), joined.tobytes()
 
 
 def _flags(parts: Sequence[Part]) -> bytes:
-    if not any(part.flags for part in parts):
+    found = [one.flags for one in parts]
+    if not any(found):
         return b""
-    return b"".join(bytes(p.flags) if p.flags else bytes(len(p.times_ns)) for p in parts)
-
-
-def _texts(parts: Sequence[tuple[list[str], int]]) -> str:
-    if not any(texts for texts, _ in parts):
-        return ""
-    return "\0".join(itertools.chain.from_iterable(texts or [""] * n for texts, n in parts))
-
-
-def _raws(parts: Sequence[tuple[list[bytes], int]]) -> bytes:
-    if not any(texts for texts, _ in parts):
-        return b""
-    return b"\0".join(itertools.chain.from_iterable(texts or [b""] * n for texts, n in parts))
+    return b"".join([one.flags or bytes(one.n) for one in parts])
 
 
 def header(data: bytes) -> Header:

@@ -62,8 +62,12 @@ class Columns(msgspec.Struct, frozen=True, eq=False):
 
 def join(texts: Sequence[bytes]) -> bytes:
     """Return a text column of these texts."""
-    joined = SEPARATOR.join(texts)
-    return b"" if len(joined) == len(texts) - 1 else joined
+    return column(SEPARATOR.join(texts), len(texts))
+
+
+def column(joined: bytes, n: int) -> bytes:
+    """Return n texts that were joined before as a column: empty when all of them are."""
+    return b"" if len(joined) == n - 1 else joined
 
 
 def count(column: bytes) -> int:
@@ -113,14 +117,16 @@ def concat(parts: Sequence[Columns]) -> Columns:
         flags=np.concatenate([part.flags for part in parts]),
         block=np.concatenate([part.block for part in parts]),
         index=np.concatenate([part.index for part in parts]),
-        **{name: _concat_text([(getattr(p, name), p.n) for p in parts]) for name in TEXTS},
+        **{name: join_columns([(getattr(p, name), p.n) for p in parts]) for name in TEXTS},
     )
 
 
-def _concat_text(parts: Sequence[tuple[bytes, int]]) -> bytes:
-    if not any(text for text, _ in parts):
+def join_columns(parts: Sequence[tuple[bytes, int]]) -> bytes:
+    """Return one text column of several, each with its number of texts."""
+    texts = [text for text, _ in parts]
+    if not any(texts):
         return b""
-    return SEPARATOR.join(text or SEPARATOR * (n - 1) for text, n in parts if n)
+    return SEPARATOR.join([text or SEPARATOR * (n - 1) for text, n in parts if n])
 
 
 def _join_label_sets(parts: Sequence[Columns]) -> tuple[tuple[Labels, ...], UInt32s]:

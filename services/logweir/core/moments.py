@@ -7,6 +7,7 @@ milliseconds, 17 microseconds, else nanoseconds.
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final
@@ -72,16 +73,19 @@ def from_text(text: str) -> int:
     return _parse(text)
 
 
-def from_integers(values: Sequence[int]) -> list[int]:
-    """Return `from_integer` of each.
+def from_integers(values: Sequence[int]) -> array[int]:
+    """Return `from_integer` of each, as int64.
 
     Raises:
         BadRequestError: as `from_integer`.
     """
-    low, high = min(values, default=0), max(values, default=0)
-    if low >= 10**17 and high <= _INT64_MAX:
-        return list(values)
-    return [from_integer(value) for value in values]
+    try:
+        found = array("q", values)
+    except OverflowError:
+        found = array("q")
+    if found and int(np.frombuffer(found, np.int64).min()) >= 10**17:
+        return found
+    return array("q", [from_integer(value) for value in values])
 
 
 def from_texts(texts: Sequence[str]) -> list[int]:

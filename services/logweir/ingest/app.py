@@ -226,7 +226,7 @@ class Ingest:
         if not decoded.accepted:
             raise AllRejectedError(decoded.rejected)
         request = block.Request(
-            records=len(decoded.part.times_ns),
+            records=decoded.part.n,
             expired=len(decoded.expired),
             size_bytes=len(text),
             fingerprint=idempotency.fingerprint(text),

@@ -9,28 +9,38 @@ them and keeps their neighbours. Both paths give the same result for the same re
 
 from __future__ import annotations
 
+import operator
+from array import array
 from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 import numpy as np
 
-from logweir.core import bounds, errors, moments, record
+from logweir.core import block, bounds, columns, errors, moments, record
 from logweir.core.block import Part
 from logweir.core.record import Labels
 from logweir.ingest import fields
 
-_CONTROL: Final = 1
-_BRACKET: Final = 2
-_BRACE: Final = 3
-_MARKS: Final = bytes(
-    _CONTROL if byte < 32 else {ord("["): _BRACKET, ord("{"): _BRACE}.get(byte, 0)
-    for byte in range(256)
-)
-"""What matters of an attributes' bytes: control characters, and what opens a level."""
+_BRACE: Final = ord("{")
+_TO_BRACE: Final = ord("{") ^ ord("[")
+"""The bit that makes a bracket a brace: both open a level."""
+
+_NO_CONTROL: Final = bytes(range(32, 256))
+_FEW: Final = 16
+"""So many records are looked at one by one; more of them as columns."""
+
+_SEPARATED_HEX: Final = fields.HEX_DIGITS + columns.SEPARATOR
+_source = operator.attrgetter("service", "level", "host")
 
 _ATTRIBUTES_CHECK_BYTES: Final = 4 * bounds.MAX_ATTRIBUTES
 """Below this length an object cannot have too many keys: `"a":1,` takes six bytes."""
+
+
+_MAX_SOURCES: Final = 8192
+"""Sources that are remembered before all of them are forgotten."""
+
+_NO_TIME_NS: Final = (1 << 63) - 1
 
 
 class WireRecord(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -55,16 +65,18 @@ class Rejected(msgspec.Struct, frozen=True):
 
 
 class Decoded(msgspec.Struct, frozen=True):
-    """A request's records. `expired` are indexes of records older than the retention."""
+    """A request's records. `expired` are indexes of records older than the retention,
+    `oldest_ns` is the time of the first of the others; the largest integer when there is none."""
 
     part: Part
+    oldest_ns: int
     rejected: list[Rejected]
     expired: list[int]
 
     @property
     def accepted(self) -> int:
         """Records that the answer says were accepted."""
-        return len(self.part.times_ns) + len(self.expired)
+        return self.part.n + len(self.expired)
 
 
 class Rules(msgspec.Struct, frozen=True):
@@ -107,7 +119,7 @@ def decode(body: bytes, rules: Rules) -> Decoded:
         decoded = _decode_fast(body, start == b"[", rules)
     if decoded is None:
         decoded = _decode_each(*_pieces(body, start == b"["), rules)
-    _check_old_days(decoded.part.times_ns, rules)
+    _check_old_days(decoded, rules)
     return decoded
 
 
@@ -119,86 +131,109 @@ def _decode_fast(body: bytes, is_array: bool, rules: Rules) -> Decoded | None:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     _check_count(len(records))
-    if rules.promote or not records or not _columns_are_good(body, is_array, records):
+    if rules.promote or not records or not _sizes_are_good(body, is_array):
         return None
     try:
         times_ns = _times(records, rules.arrival_ns)
         label_sets, label_set = _label_sets(records)
     except errors.BadRequestError:
         return None
-    if min(times_ns) < rules.oldest_ns:
+    low_ns, high_ns = _extent(times_ns)
+    if low_ns < rules.oldest_ns or high_ns > rules.arrival_ns + bounds.MAX_FUTURE_NS:
         return None
-    if max(times_ns) > rules.arrival_ns + bounds.MAX_FUTURE_NS:
+    trace = _ids([r.trace_id or "" for r in records])
+    span = _ids([r.span_id or "" for r in records])
+    attributes = _attributes([r.metadata for r in records])
+    if trace is None or span is None or attributes is None:
         return None
-    return Decoded(
-        part=Part(
-            times_ns=times_ns,
-            label_set=label_set,
-            label_sets=label_sets,
-            messages=[r.message for r in records],
-            traces=_optional([r.trace_id or "" for r in records]),
-            spans=_optional([r.span_id or "" for r in records]),
-            attributes=_optional_raw([r.metadata for r in records]),
-        ),
-        rejected=[],
-        expired=[],
+    part = Part(
+        n=len(records),
+        times=times_ns.tobytes(),
+        label_set=label_set.tobytes(),
+        label_sets=label_sets,
+        message=columns.column("\0".join([r.message for r in records]).encode(), len(records)),
+        trace=trace,
+        span=span,
+        attributes=attributes,
     )
+    return Decoded(part=part, oldest_ns=low_ns, rejected=[], expired=[])
 
 
-def _optional(texts: list[str]) -> list[str]:
-    return texts if any(texts) else []
+def _extent(times_ns: array[int]) -> tuple[int, int]:
+    """The first and the last of some times."""
+    if len(times_ns) < _FEW:
+        return min(times_ns), max(times_ns)
+    found = np.frombuffer(times_ns, np.int64)
+    return int(found.min()), int(found.max())
 
 
-def _optional_raw(raws: list[msgspec.Raw]) -> list[bytes]:
+def _sizes_are_good(body: bytes, is_array: bool) -> bool:
+    if len(body) <= bounds.MAX_RECORD_BYTES:
+        return True
+    return max(map(len, _raws(body, is_array))) <= bounds.MAX_RECORD_BYTES
+
+
+def _ids(ids: list[str]) -> bytes | None:
+    """A column of ids; None when any is not lower-case hex, or too long."""
+    joined = "\0".join(ids).encode("utf-8", "replace")
+    if len(joined) == len(ids) - 1:
+        return b""
+    if joined.translate(None, _SEPARATED_HEX) or not _are_short(ids, joined):
+        return None
+    return joined
+
+
+def _are_short(ids: list[str], joined: bytes) -> bool:
+    size = len(ids[0])
+    if size <= fields.MAX_ID_BYTES and joined[size :: size + 1] == b"\0" * (len(ids) - 1):
+        return True  # all of one length, as nearly always
+    return max(map(len, ids)) <= fields.MAX_ID_BYTES
+
+
+def _attributes(raws: list[msgspec.Raw]) -> bytes | None:
+    """A column of attributes; None when one has to be looked at closer."""
     # A Raw is bytes-like, and joined as such; a copy of each would cost a third of the decode.
-    return raws if any(raws) else []  # type: ignore[return-value]  # bytes-like, see above
+    column = columns.join(raws)
+    if not column:
+        return b""
+    if len(raws) < _FEW:
+        return column if all(map(_is_good_object, map(bytes, filter(None, raws)))) else None
+    checked = column if all(raws) else b"\0".join([raw for raw in raws if raw])
+    return column if _are_good_objects(checked) else None
 
 
-def _columns_are_good(body: bytes, is_array: bool, records: Sequence[WireRecord]) -> bool:
+def _is_good_object(raw: bytes) -> bool:
+    """It is a flat enough, small enough object without control characters."""
     return (
-        _ids_are_good([r.trace_id for r in records if r.trace_id])
-        and _ids_are_good([r.span_id for r in records if r.span_id])
-        and _attributes_are_good([r.metadata for r in records if r.metadata])
-        and (
-            len(body) <= bounds.MAX_RECORD_BYTES
-            or max(map(len, _raws(body, is_array))) <= bounds.MAX_RECORD_BYTES
-        )
+        raw[0] == _BRACE
+        and len(raw) <= _ATTRIBUTES_CHECK_BYTES
+        and not raw.translate(None, _NO_CONTROL)
+        and raw.count(b"{") + raw.count(b"[") < bounds.MAX_JSON_DEPTH
     )
 
 
-def _ids_are_good(ids: list[str]) -> bool:
-    """All are lower-case hex that is not too long."""
-    if not ids:
-        return True
-    rest = "".join(ids).encode("utf-8", "replace").translate(None, fields.HEX_DIGITS)
-    return not rest and max(map(len, ids)) <= fields.MAX_ID_BYTES
-
-
-def _attributes_are_good(raws: list[msgspec.Raw]) -> bool:
-    """All are flat enough, small enough objects, without control characters."""
-    if not raws:
-        return True
-    joined = b"\0" + b"\0".join(raws)
-    marks = np.frombuffer(joined.translate(_MARKS), np.uint8)
-    places = np.flatnonzero(marks)
-    begins = np.flatnonzero(marks[places] == _CONTROL)
-    if len(begins) != len(raws) or not (marks[places[begins] + 1] == _BRACE).all():
+def _are_good_objects(joined: bytes) -> bool:
+    """All of these NUL-joined texts, none of them empty, are what `_is_good_object` wants."""
+    data = np.frombuffer(b"\0" + joined, np.uint8)
+    begins = np.flatnonzero(data < 32)
+    if not (data[begins] == 0).all() or not (data[begins + 1] == _BRACE).all():
         return False
-    if int(np.diff(places[begins], append=len(joined)).max()) > _ATTRIBUTES_CHECK_BYTES:
+    if int(np.diff(begins, append=len(data)).max()) - 1 > _ATTRIBUTES_CHECK_BYTES:
         return False
     # Objects with fewer brackets than levels are allowed cannot be nested too deep.
-    brackets = np.diff(begins, append=len(places)) - 1
-    return int(brackets.max()) < bounds.MAX_JSON_DEPTH
+    opened = np.flatnonzero(data | _TO_BRACE == _BRACE)
+    before = np.searchsorted(opened, begins)
+    return int(np.diff(before, append=len(opened)).max()) < bounds.MAX_JSON_DEPTH
 
 
-def _times(records: Sequence[WireRecord], arrival_ns: int) -> list[int]:
+def _times(records: Sequence[WireRecord], arrival_ns: int) -> array[int]:
     values = [r.timestamp for r in records]
     kinds = set(map(type, values))
-    if kinds == {str}:
-        return moments.from_texts(values)  # type: ignore[arg-type]  # all are, as just seen
     if kinds == {int}:
-        return moments.from_integers(values)  # type: ignore[arg-type]  # likewise
-    return [_time(value, arrival_ns) for value in values]
+        return moments.from_integers(values)  # type: ignore[arg-type]  # all are, as just seen
+    if kinds == {str}:
+        return array("q", moments.from_texts(values))  # type: ignore[arg-type]  # likewise
+    return array("q", [_time(value, arrival_ns) for value in values])
 
 
 def _time(value: int | str | None, arrival_ns: int) -> int:
@@ -207,25 +242,49 @@ def _time(value: int | str | None, arrival_ns: int) -> int:
     return moments.from_integer(value) if isinstance(value, int) else moments.from_text(value)
 
 
-def _label_sets(records: Sequence[WireRecord]) -> tuple[list[Labels], list[int]]:
+class _Sources(dict[tuple[str, str, str | None], int]):
+    """Numbers of label sets by where they come from. Nearly all records of a tenant share a few
+    sources, so these are looked at once, and not once a request."""
+
+    def __init__(self) -> None:
+        self.label_sets: list[Labels] = []
+        self._numbers: dict[Labels, int] = {}
+
+    def __missing__(self, source: tuple[str, str, str | None]) -> int:
+        number = self.number(fields.labels_of(*source, {}))
+        self[source] = number
+        return number
+
+    def number(self, labels: Labels) -> int:
+        """Return the number of a label set."""
+        number = self._numbers.setdefault(labels, len(self.label_sets))
+        if number == len(self.label_sets):
+            self.label_sets.append(labels)
+        return number
+
+
+_known = [_Sources()]
+
+
+def _label_sets(records: Sequence[WireRecord]) -> tuple[list[Labels], array[int]]:
     """The distinct label sets, and each record's index among them.
 
     Raises:
         BadRequestError: a label is over its bounds.
     """
-    more = [tuple(r.labels.items()) if r.labels else () for r in records]
-    sources = [
-        (r.service, r.level, r.host, labels) for r, labels in zip(records, more, strict=True)
-    ]
-    table: dict[Labels, int] = {}
-    by_source = {
-        source: table.setdefault(fields.cached_labels(*source), len(table))
-        for source in dict.fromkeys(sources)
-    }
-    label_set = [by_source[source] for source in sources]
-    if len(table) > bounds.MAX_LABEL_SETS:
+    if len(_known[0]) > _MAX_SOURCES or len(_known[0].label_sets) > _MAX_SOURCES:
+        _known[0] = _Sources()
+    known = _known[0]
+    more = [r.labels for r in records]
+    if any(more):
+        numbers = [known.number(fields.labels_of(*_source(r), r.labels or {})) for r in records]
+    else:
+        numbers = list(map(known.__getitem__, map(_source, records)))
+    places = {number: place for place, number in enumerate(dict.fromkeys(numbers))}
+    if len(places) > bounds.MAX_LABEL_SETS:
         raise errors.BadRequestError("too many label sets")
-    return list(table), label_set
+    label_sets = [known.label_sets[number] for number in places]
+    return label_sets, array("I", map(places.__getitem__, numbers))
 
 
 def _check_count(count: int) -> None:
@@ -278,7 +337,8 @@ def _walk(body: bytes, is_array: bool) -> tuple[list[bytes], bool]:
 
 
 def _decode_each(pieces: Sequence[bytes], is_cleaned: bool, rules: Rules) -> Decoded:
-    part = Part(times_ns=[], label_set=[], label_sets=[], messages=[])
+    good: list[_One] = []
+    label_set: list[int] = []
     rejected: list[Rejected] = []
     expired: list[int] = []
     table: dict[Labels, int] = {}
@@ -295,16 +355,21 @@ def _decode_each(pieces: Sequence[bytes], is_cleaned: bool, rules: Rules) -> Dec
         except errors.LogweirError as error:
             rejected.append(Rejected(index, f"{error.message}. {error.hint}".rstrip(". ") or "bad"))
             continue
-        part.label_set.append(table.setdefault(one.labels, len(table)))
-        part.times_ns.append(one.time_ns)
-        part.messages.append(one.message)
-        part.traces.append(one.trace)
-        part.spans.append(one.span)
-        part.attributes.append(one.attributes)
-        part.flags.append(one.flags)
-        part.extras.append(one.extra)
-    part.label_sets = list(table)
-    return Decoded(part=part, rejected=rejected, expired=expired)
+        label_set.append(table.setdefault(one.labels, len(table)))
+        good.append(one)
+    part = block.part(
+        times_ns=[one.time_ns for one in good],
+        label_set=label_set,
+        label_sets=list(table),
+        messages=[one.message for one in good],
+        traces=[one.trace for one in good],
+        spans=[one.span for one in good],
+        attributes=[one.attributes for one in good],
+        flags=[one.flags for one in good],
+        extras=[one.extra for one in good],
+    )
+    oldest_ns = min((one.time_ns for one in good), default=_NO_TIME_NS)
+    return Decoded(part=part, oldest_ns=oldest_ns, rejected=rejected, expired=expired)
 
 
 class _One(msgspec.Struct):
@@ -355,11 +420,12 @@ def _decode_one(piece: bytes, is_cleaned: bool, rules: Rules) -> _One:
     )
 
 
-def _check_old_days(times_ns: Sequence[int], rules: Rules) -> None:
+def _check_old_days(decoded: Decoded, rules: Rules) -> None:
     edge_ns = rules.arrival_ns - bounds.OLD_DAY_AGE_DAYS * moments.NS_PER_DAY
-    if not times_ns or min(times_ns) >= edge_ns:
+    if decoded.oldest_ns >= edge_ns:
         return
-    days = {time_ns // moments.NS_PER_DAY for time_ns in times_ns if time_ns < edge_ns}
+    times_ns = np.frombuffer(decoded.part.times, np.int64)
+    days = np.unique(times_ns[times_ns < edge_ns] // moments.NS_PER_DAY)
     if len(days) > bounds.MAX_OLD_DAYS:
         raise errors.BadRequestError(
             f"The request has records of {len(days)} different days older than "
