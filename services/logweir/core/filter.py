@@ -44,8 +44,11 @@ WINDOW_BYTES: Final = 32
 PIECE_BYTES: Final = 8
 
 _PIECES_PER_WINDOW: Final = WINDOW_BYTES - PIECE_BYTES + 1
-_PORTION_BYTES: Final = 1 << 20
-"""Long runs whose windows are looked at together: each byte takes some 50 bytes meanwhile."""
+_PORTION_BYTES: Final = 1 << 17
+"""Long runs whose windows are looked at together: each byte takes some 50 bytes meanwhile, which
+should stay in the processor's cache."""
+_ALIKE_BYTES: Final = 40
+"""Runs up to this size have few windows, that are looked at one by one."""
 _PAD: Final = b"\0" * 40
 """Room behind a text, so that reading the last token's 32 bytes stays inside."""
 
@@ -254,9 +257,15 @@ def _hash(words: UInt64s, start: Int64s, size: Int64s, seed: np.uint64) -> UInt6
 
 def _mix(state: UInt64s) -> UInt64s:
     """The finaliser of MurmurHash3: every bit of the input moves every bit of the output."""
-    state = (state ^ state >> np.uint64(33)) * _MIX_A
-    state = (state ^ state >> np.uint64(33)) * _MIX_B
-    return state ^ state >> np.uint64(33)
+    mixed = state >> np.uint64(33)
+    mixed ^= state
+    mixed *= _MIX_A
+    shifted = mixed >> np.uint64(33)
+    mixed ^= shifted
+    mixed *= _MIX_B
+    np.right_shift(mixed, np.uint64(33), out=shifted)
+    mixed ^= shifted
+    return mixed
 
 
 def _window_keys(runs: _Runs) -> UInt64s:
@@ -267,9 +276,41 @@ def _window_keys(runs: _Runs) -> UInt64s:
     flags = np.bitwise_or.reduceat(runs.classes, np.stack([start, end], axis=1).ravel())[::2]
     start, end = start[flags & _DIGIT > 0], end[flags & _DIGIT > 0]
     size = end - start
+    found = [np.zeros(0, np.uint64)]
+    is_alike = np.zeros(len(size), np.bool_)
+    for one in np.flatnonzero(np.bincount(size)[: _ALIKE_BYTES + 1]).tolist():
+        these = size == one
+        portions = np.array_split(start[these], -(-one * int(these.sum()) // _PORTION_BYTES))
+        found += [_window_keys_alike(runs, at, one) for at in portions]
+        is_alike |= these
+    start, size = start[~is_alike], size[~is_alike]
     cuts = np.flatnonzero(np.diff(np.cumsum(size) // _PORTION_BYTES)) + 1
-    portions = zip(np.split(start, cuts), np.split(size, cuts), strict=True)
-    return np.concatenate([_window_keys_of(runs, *portion) for portion in portions])
+    others = zip(np.split(start, cuts), np.split(size, cuts), strict=True)
+    found += [_window_keys_of(runs, *portion) for portion in others]
+    # The smallest of many hashes is small: mixed once more, it spreads over all blocks again.
+    return _mix(_distinct(np.concatenate(found)))
+
+
+def _window_keys_alike(runs: _Runs, start: Int64s, size: int) -> UInt64s:
+    """Runs of one size, as ids are: their pieces are rows of a table, and all windows of a run
+    share the middle of it."""
+    pieces = size - PIECE_BYTES + 1
+    hashes = _mix(runs.words[start + np.arange(pieces)[:, None]] ^ _WINDOW_SEED)
+    windows = size - WINDOW_BYTES + 1
+    lowest: UInt64s = hashes[windows - 1 : _PIECES_PER_WINDOW].min(axis=0)
+    if windows == 1:
+        return lowest
+    has_digit = runs.classes[start + np.arange(size)[:, None]] & _DIGIT > 0
+    found = []
+    for window in range(windows):
+        key = lowest.copy()
+        for one in (
+            *range(window, windows - 1),
+            *range(_PIECES_PER_WINDOW, _PIECES_PER_WINDOW + window),
+        ):
+            np.minimum(key, hashes[one], out=key)
+        found.append(key[has_digit[window : window + WINDOW_BYTES].any(axis=0)])
+    return np.concatenate(found)
 
 
 def _window_keys_of(runs: _Runs, start: Int64s, size: Int64s) -> UInt64s:
@@ -287,8 +328,8 @@ def _window_keys_of(runs: _Runs, start: Int64s, size: Int64s) -> UInt64s:
     np.cumsum(runs.classes[place] & _DIGIT > 0, out=digits[1:], dtype=np.uint32)
     at = np.flatnonzero(fits)
     has_digit = digits[at + WINDOW_BYTES] > digits[at]
-    # The smallest of many hashes is small: mixed once more, it spreads over all blocks again.
-    return _mix(_distinct(lowest[fits][has_digit]))
+    found: UInt64s = lowest[fits][has_digit]
+    return found
 
 
 def _minimum_of_neighbours(values: UInt64s, distance: int) -> UInt64s:

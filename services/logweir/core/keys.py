@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import hmac
 import struct
 import zlib
@@ -172,7 +171,7 @@ def from_headers(authorization: bytes, x_api_key: bytes) -> str | None:
 
 
 def _mac(secret: bytes, prefix: str, signed: bytes) -> bytes:
-    return hmac.new(secret, prefix.encode() + signed, hashlib.sha256).digest()[:_MAC_BYTES]
+    return hmac.digest(secret, prefix.encode() + signed, "sha256")[:_MAC_BYTES]
 
 
 def _base32(data: bytes) -> str:

@@ -9,11 +9,13 @@ them in order. A 2xx means that the journal holds every accepted record, fsynced
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
+from prometheus_client import Counter
 
 from logweir.backends import journal
 from logweir.core import block, bounds, errors, idempotency, keys
@@ -48,6 +50,12 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 _answer_encoder = msgspec.json.Encoder()
+
+
+@functools.lru_cache(maxsize=4096)
+def _counter(metric: Counter, *labels: object) -> Counter:
+    """A metric's counter of these labels: to look it up in the metric costs more than to count."""
+    return metric.labels(*labels)
 
 
 class _Debt(msgspec.Struct, frozen=True):
@@ -176,7 +184,7 @@ class Ingest:
             status = GONE_STATUS
             raise
         finally:
-            metrics.INGEST_REQUESTS.labels(target.tenant, target.pipeline.name, status).inc()
+            _counter(metrics.INGEST_REQUESTS, target.tenant, target.pipeline.name, status).inc()
         await web.answer(send, 200, answer)
 
     def _admit(self, address: tuple[str, str], headers: dict[bytes, bytes]) -> admission.Target:
@@ -255,15 +263,16 @@ class Ingest:
         size_bytes: int,
     ) -> None:
         labels = (target.tenant, target.pipeline.name)
+        records = metrics.INGEST_RECORDS
         if outcome.is_repeated:
-            metrics.INGEST_RECORDS.labels(*labels, "repeated").inc(decoded.accepted)
+            _counter(records, *labels, "repeated").inc(decoded.accepted)
             return
-        metrics.INGEST_BYTES.labels(*labels).inc(size_bytes)
-        metrics.INGEST_RECORDS.labels(*labels, "accepted").inc(decoded.accepted)
+        _counter(metrics.INGEST_BYTES, *labels).inc(size_bytes)
+        _counter(records, *labels, "accepted").inc(decoded.accepted)
         if decoded.rejected:
-            metrics.INGEST_RECORDS.labels(*labels, "rejected").inc(len(decoded.rejected))
+            _counter(records, *labels, "rejected").inc(len(decoded.rejected))
         if decoded.expired:
-            metrics.INGEST_RECORDS.labels(*labels, "expired").inc(len(decoded.expired))
+            _counter(records, *labels, "expired").inc(len(decoded.expired))
 
     async def _submit(
         self, target: admission.Target, request: block.Request, part: block.Part

@@ -424,8 +424,8 @@ def _check_old_days(decoded: Decoded, rules: Rules) -> None:
     edge_ns = rules.arrival_ns - bounds.OLD_DAY_AGE_DAYS * moments.NS_PER_DAY
     if decoded.oldest_ns >= edge_ns:
         return
-    times_ns = np.frombuffer(decoded.part.times, np.int64)
-    days = np.unique(times_ns[times_ns < edge_ns] // moments.NS_PER_DAY)
+    old = (time_ns for time_ns in array("q", decoded.part.times) if time_ns < edge_ns)
+    days = {time_ns // moments.NS_PER_DAY for time_ns in old}
     if len(days) > bounds.MAX_OLD_DAYS:
         raise errors.BadRequestError(
             f"The request has records of {len(days)} different days older than "

@@ -52,6 +52,7 @@ async def serve(app: Asgi, listen: Listen, life: Life) -> None:
         access_log=False,
         server_header=False,
         date_header=False,
+        proxy_headers=False,
         backlog=1024,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=GRACE_S,
