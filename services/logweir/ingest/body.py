@@ -31,6 +31,9 @@ _CONTENT_TYPES: Final = frozenset(
         b"text/json",
     }
 )
+_MAX_LENGTH_DIGITS: Final = 20
+"""Of a Content-Length; int() refuses thousands of them, and not in our words."""
+
 _HELD_MAX_BYTES: Final = 128 * bounds.MIB
 """What requests may have in memory at once, over all senders of a process."""
 
@@ -119,8 +122,8 @@ def check_length(content_length: bytes) -> None:
         return
     if not content_length.isdigit():
         raise errors.BadRequestError("Content-Length is no number.")
-    if int(content_length) > bounds.MAX_BODY_BYTES:
-        raise _too_large(f"The body has {int(content_length)} bytes")
+    if len(content_length) > _MAX_LENGTH_DIGITS or int(content_length) > bounds.MAX_BODY_BYTES:
+        raise _too_large(f"The body has {content_length[:_MAX_LENGTH_DIGITS].decode()} bytes")
 
 
 async def read(receive: Receive, holding: Holding, timeout_s: float) -> bytes:
