@@ -8,6 +8,7 @@ Nothing here trusts a length that the sender claims.
 from __future__ import annotations
 
 import asyncio
+import io
 import zlib
 from collections.abc import Callable
 from typing import Final, Protocol, Self
@@ -223,7 +224,7 @@ class _Frame(Protocol):
 
 def _inflate(body: bytes, piece_bytes: int, begin: Callable[[], _Frame]) -> bytes:
     """Return the content of all frames, which must end where the body does."""
-    pieces: list[bytes] = []
+    text = io.BytesIO()  # of pieces in a list the joined text would be a second copy
     room = bounds.MAX_DECODED_BYTES
     frames = 0
     frame: _Frame | None = None
@@ -232,8 +233,7 @@ def _inflate(body: bytes, piece_bytes: int, begin: Callable[[], _Frame]) -> byte
         while rest:
             if frame is None:
                 frame, frames = begin(), frames + 1
-            pieces.append(frame.decompress(rest))
-            room -= len(pieces[-1])
+            room -= text.write(frame.decompress(rest))
             if room < 0:
                 raise _too_large("The body decompresses to more")
             if frames > _MAX_FRAMES:
@@ -246,4 +246,4 @@ def _inflate(body: bytes, piece_bytes: int, begin: Callable[[], _Frame]) -> byte
                 rest, frame = frame.unused_data, None
     if frame is not None:
         raise errors.BadRequestError("The compressed body ends before its end.")
-    return b"".join(pieces)
+    return text.getvalue()
