@@ -41,10 +41,10 @@ _HELD_MAX_BYTES: Final = 128 * bounds.MIB
 _DECODED_RATIO: Final = 2
 """A text that waits for the journal is in memory twice: as it came, and as records."""
 
-_GZIP_PIECE_BYTES: Final = 1 << 14
-_ZSTD_PIECE_BYTES: Final = 1 << 10
+_GZIP_PIECE_BYTES: Final = 1 << 13
+_ZSTD_PIECE_BYTES: Final = 1 << 8
 """Input at a time: a byte of gzip becomes at most 1 KiB, one of zstd 32 KiB, so that a bomb is
-found at most 32 MiB over the bound."""
+found at most 8 MiB over the bound, and a piece of it takes no more."""
 
 _MAX_FRAMES: Final = 4096
 """Members of a gzip, frames of a zstd body. Many empty ones cost time and have no content."""
