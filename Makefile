@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install up test lint lock chaos clean
+.PHONY: help install up test fuzz lint lock chaos clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -29,15 +29,21 @@ test: install ## all tests that need no root, but for `make chaos`
 chaos: install ## kill -9 under load: nothing lost, nothing doubled (about three minutes)
 	$(BIN)/pytest -m chaos -s tests/chaos $(ARGS)
 
+fuzz: install ## one decoder with coverage: TARGET=logql SECONDS=600; targets are in tests/fuzz (Linux on x86-64)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes --requirement requirements-fuzz.lock
+	$(BIN)/python tests/fuzz/run.py $(or $(TARGET),native) $(or $(SECONDS),60)
+
 lint: install ## format, rules, types, arrows between packages
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-lock: ## requirements.lock anew, from pyproject.toml
-	UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile pyproject.toml --quiet --universal \
-		--generate-hashes --group test --group lint --output-file requirements.lock
+LOCK := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --universal --generate-hashes
+
+lock: ## requirements.lock and that of `make fuzz` anew, from pyproject.toml
+	$(LOCK) --group test --group lint --output-file requirements.lock pyproject.toml
+	$(LOCK) --group fuzz --output-file requirements-fuzz.lock
 
 clean: ## remove what install and the tools made; data of `up` stays
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .fuzz dist build

@@ -100,6 +100,12 @@ def test_a_length_that_is_no_number_is_refused(length):
         body.check_length(length)
 
 
+@pytest.mark.parametrize("length", [str(bounds.MAX_BODY_BYTES + 1).encode(), b"9" * 5000])
+def test_a_length_over_the_bound_is_refused_however_many_digits_it_has(length):
+    with pytest.raises(errors.TooLargeError):
+        body.check_length(length)
+
+
 COMPRESS = {
     "gzip": gzip.compress,
     "zstd": zstandard.compress,

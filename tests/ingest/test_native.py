@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from logweir.core import block, bounds, columns, errors, ids, moments
 from logweir.core.names import PipelineId, TenantId
 from logweir.core.record import FLAG_FUTURE, FLAG_SANITISED
-from logweir.ingest import native
+from logweir.ingest import native, pieces
 
 NOW_NS = 1_769_860_800_123_456_789
 RULES = native.Rules(arrival_ns=NOW_NS, retention_days=30)
@@ -445,7 +445,7 @@ def test_both_paths_give_the_same_for_good_records(case):
     body, chosen = case
     is_array = body.startswith(b"[")
 
-    each = native._decode_each(*native._pieces(body, is_array), RULES)
+    each = native._decode_each(*pieces.find(body, is_array), RULES)
     fast = native._decode_fast(body, is_array, RULES)
 
     event("fast" if fast else "not fast")
@@ -528,7 +528,7 @@ def test_a_batch_of_a_thousand_records_is_decoded_alike_by_both_paths():
         [one | {"timestamp": f"{start}.{n:03d}Z"} for n, one in enumerate(records(1000))]
     ).encode()
 
-    each = native._decode_each(*native._pieces(body, True), RULES)
+    each = native._decode_each(*pieces.find(body, True), RULES)
 
     fast = native._decode_fast(body, True, RULES)
     assert fast is not None

@@ -70,3 +70,11 @@ def test_seconds_need_no_unit(text, expected_ns):
 def test_what_is_no_duration_is_refused(text):
     with pytest.raises(errors.BadRequestError):
         params.duration_ns(text)
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"query": "\xff"}', b'{"\xff": 1}', b'{"a":' * 5000, b"[]", b'{"query": NaN}']
+)
+def test_a_body_that_is_no_json_object_is_refused_in_words(body):
+    with pytest.raises(errors.BadRequestError, match="not a JSON object"):
+        params.from_body(body, "application/json", ("query",))

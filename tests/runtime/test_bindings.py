@@ -32,6 +32,21 @@ def test_a_file_of_another_kind_is_named(path):
         bindings.read(path, CollectorBinding)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(b'{"tenants": [{"tenant": "\xff"}]}', id="no UTF-8"),
+        pytest.param(b'{"newer": %b}' % (b"[" * 100_000 + b"]" * 100_000), id="too deep"),
+        pytest.param(b'{"tenants": [', id="cut"),
+    ],
+)
+def test_a_file_that_is_damaged_is_named(path, text):
+    path.write_bytes(text)
+
+    with pytest.raises(errors.SetupError, match=r"collector\.json is no CollectorBinding"):
+        bindings.read(path, CollectorBinding)
+
+
 def test_a_field_of_a_newer_operator_is_read_over():
     text = b'{"host": "h", "port": 1, "something_new": true}'
 

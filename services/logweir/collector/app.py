@@ -95,4 +95,5 @@ async def run(settings: Settings, running: life.Life) -> None:
 def main(settings: Settings) -> None:
     """Run the role in this process until SIGTERM."""
     logs.configure("collector", settings.log_format)
+    life.keep_freed_memory()
     life.run(lambda running: run(settings, running))

@@ -24,9 +24,13 @@ _SURROGATE = re.compile(
     rb"(?<!\\)((?:\\\\)*)(?:(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})"
     rb"|\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
 )
+_PAIR: Final = 2
+"""The group of `_SURROGATE` that is a pair: a character, and left as it is."""
+
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
 _REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}".encode()
-REPLACEMENTS: Final = (_REPLACEMENT, rb"\ufffd")
+_ESCAPED: Final = rb"\ufffd"
+REPLACEMENTS: Final = (_REPLACEMENT, _ESCAPED)
 MAX_ID_BYTES: Final = 64
 
 _keys_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -49,17 +53,15 @@ def sanitise(piece: bytes) -> tuple[bytes, bool]:
 
 
 def _replace(pattern: re.Pattern[bytes], data: bytes) -> bytes:
-    def one(found: re.Match[bytes]) -> bytes:
-        groups = found.groups()
-        if len(groups) > 1 and groups[1]:  # a pair of surrogates is a character
-            return found[0]
-        return (groups[0] or b"") + rb"\ufffd"
-
+    # Six bytes for six: in place, as pieces between millions of them would take memory many times.
     # A match ends where the next may begin, whose look-behind then sees the escape before it.
-    before = None
-    while before != data:
-        before, data = data, pattern.sub(one, data)
-    return data
+    before, text = b"", bytearray(data)
+    while before != text:
+        before = bytes(text)
+        for found in pattern.finditer(before):
+            if found.lastindex != _PAIR:
+                text[found.end() - len(_ESCAPED) : found.end()] = _ESCAPED
+    return before
 
 
 _BYTES_PER_BACKSLASH: Final = 256

@@ -12,7 +12,7 @@ from __future__ import annotations
 import operator
 from array import array
 from collections.abc import Sequence
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 import numpy as np
@@ -20,7 +20,7 @@ import numpy as np
 from logweir.core import block, bounds, columns, errors, moments, record
 from logweir.core.block import Part
 from logweir.core.record import Labels
-from logweir.ingest import fields
+from logweir.ingest import fields, pieces
 
 _BRACE: Final = ord("{")
 _TO_BRACE: Final = ord("{") ^ ord("[")
@@ -54,7 +54,7 @@ class WireRecord(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     span_id: str | None = None
     host: str | None = None
     metadata: msgspec.Raw = msgspec.Raw(b"")
-    labels: dict[str, str] | None = None
+    labels: Annotated[dict[str, str], msgspec.Meta(max_length=bounds.MAX_LABELS)] | None = None
 
 
 class Rejected(msgspec.Struct, frozen=True):
@@ -94,8 +94,6 @@ class Rules(msgspec.Struct, frozen=True):
 
 _record_decoder = msgspec.json.Decoder(WireRecord)
 _array_decoder = msgspec.json.Decoder(list[WireRecord])
-_raw_array_decoder = msgspec.json.Decoder(list[msgspec.Raw])
-_raw_decoder = msgspec.json.Decoder(msgspec.Raw)
 
 
 def decode(body: bytes, rules: Rules) -> Decoded:
@@ -114,11 +112,13 @@ def decode(body: bytes, rules: Rules) -> Decoded:
             hint='Send {"message": "...", "level": "info", "service": "..."}, an array of such '
             "objects, or one a line.",
         )
+    is_array = start == b"["
     decoded = None
-    if b"\0" not in body and not fields.has_bad_escape(body):
-        decoded = _decode_fast(body, start == b"[", rules)
+    is_plain = b"\0" not in body and not fields.has_bad_escape(body)
+    if is_plain and pieces.is_modest(body, is_array):
+        decoded = _decode_fast(body, is_array, rules)
     if decoded is None:
-        decoded = _decode_each(*_pieces(body, start == b"["), rules)
+        decoded = _decode_each(*pieces.find(body, is_array), rules)
     _check_old_days(decoded, rules)
     return decoded
 
@@ -130,7 +130,7 @@ def _decode_fast(body: bytes, is_array: bool, rules: Rules) -> Decoded | None:
         records = _array_decoder.decode(body) if is_array else _record_decoder.decode_lines(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    _check_count(len(records))
+    pieces.check_count(len(records))
     if rules.promote or not records or not _sizes_are_good(body, is_array):
         return None
     try:
@@ -168,9 +168,7 @@ def _extent(times_ns: array[int]) -> tuple[int, int]:
 
 
 def _sizes_are_good(body: bytes, is_array: bool) -> bool:
-    if len(body) <= bounds.MAX_RECORD_BYTES:
-        return True
-    return max(map(len, _raws(body, is_array))) <= bounds.MAX_RECORD_BYTES
+    return len(body) <= bounds.MAX_RECORD_BYTES or not pieces.has_large(body, is_array)
 
 
 def _ids(ids: list[str]) -> bytes | None:
@@ -285,55 +283,6 @@ def _label_sets(records: Sequence[WireRecord]) -> tuple[list[Labels], array[int]
         raise errors.BadRequestError("too many label sets")
     label_sets = [known.label_sets[number] for number in places]
     return label_sets, array("I", map(places.__getitem__, numbers))
-
-
-def _check_count(count: int) -> None:
-    if count > bounds.MAX_RECORDS:
-        raise errors.TooLargeError(
-            f"The request has {count} records, the most is {bounds.MAX_RECORDS}.",
-            hint="Send several requests.",
-        )
-
-
-def _raws(body: bytes, is_array: bool) -> list[msgspec.Raw]:
-    """The records' own bytes, as the typed decoders find them: also several on a line.
-
-    Raises:
-        MsgspecError, RecursionError: some of the body is no JSON.
-    """
-    return _raw_array_decoder.decode(body) if is_array else _raw_decoder.decode_lines(body)
-
-
-def _pieces(body: bytes, is_array: bool) -> tuple[list[bytes], bool]:
-    """The raw bytes of each record, and whether the body had to be sanitised to find them.
-
-    Raises:
-        BadRequestError: it is no array after all, or an empty one.
-    """
-    pieces, is_cleaned = _walk(body, is_array)
-    _check_count(len(pieces))
-    if not pieces:
-        raise errors.BadRequestError("The array holds no record.")
-    return pieces, is_cleaned
-
-
-def _walk(body: bytes, is_array: bool) -> tuple[list[bytes], bool]:
-    try:
-        return list(map(bytes, _raws(body, is_array))), False
-    except (msgspec.MsgspecError, RecursionError):
-        clean, is_changed = fields.sanitise(body)
-    try:
-        return list(map(bytes, _raws(clean, is_array))), is_changed
-    except RecursionError as cause:
-        if is_array:
-            raise errors.BadRequestError(
-                f"The array is nested deeper than {bounds.MAX_JSON_DEPTH} levels."
-            ) from cause
-    except msgspec.MsgspecError as cause:
-        if is_array:
-            raise errors.BadRequestError(f"The body is not a JSON array: {cause}.") from cause
-    # A line that is no JSON by itself does not spoil the others.
-    return [line for line in body.split(b"\n") if line.strip()], False
 
 
 def _decode_each(pieces: Sequence[bytes], is_cleaned: bool, rules: Rules) -> Decoded:

@@ -106,7 +106,7 @@ def from_body(body: bytes, content_type: str, known: Sequence[str]) -> dict[str,
 def _json_pairs(body: bytes) -> list[tuple[str, str]]:
     try:
         values = msgspec.json.decode(body, type=dict[str, Any])
-    except (msgspec.MsgspecError, RecursionError) as cause:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as cause:
         raise errors.BadRequestError(f"The body is not a JSON object: {cause}.") from cause
     pairs = []
     for name, value in values.items():

@@ -27,13 +27,24 @@ def read(path: Path, kind: type[Binding]) -> Binding:
         SetupError: there is no such file, or it is no binding of this kind.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
+        data = path.read_bytes()
     except OSError as cause:
         raise errors.SetupError(
             f"Cannot read the binding {path.name}: {cause.strerror}."
         ) from cause
-    except msgspec.MsgspecError as cause:
-        raise errors.SetupError(f"{path.name} is no {kind.__name__}: {cause}.") from cause
+    return decode(data, kind, path.name)
+
+
+def decode(data: bytes, kind: type[Binding], name: str) -> Binding:
+    """Return the binding that a file of this name holds.
+
+    Raises:
+        SetupError: it is no binding of this kind.
+    """
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as cause:
+        raise errors.SetupError(f"{name} is no {kind.__name__}: {cause}.") from cause
 
 
 def _changed_at(path: Path) -> int:

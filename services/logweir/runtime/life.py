@@ -85,14 +85,13 @@ def run(main: Callable[[Life], Awaitable[None]]) -> None:
             loop.add_signal_handler(number, life.stopping.set)
         await main(life)
 
-    _keep_freed_memory()
     uvloop.run(outer())
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Tell glibc to use freed memory again instead of handing it back: columns of some megabytes
     come and go, and to get each anew from the kernel costs a third of a segment's making."""
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+        mallopt(_M_MMAP_THRESHOLD, 4 << 20)
         mallopt(_M_TRIM_THRESHOLD, 16 << 20)
