@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +50,16 @@ class Tenant:
         self.name = name
         self.ingest_key, self.query_key = keys["in"], keys["out"]
         self.schema = "t_" + name.replace("-", "_")
+        self.raw = site.folder / f"{name}.ndjson"
+        self.wal_bytes = 0
 
-    def head(self, path: Path) -> Path:
-        """The request head for the load generator."""
-        path.write_bytes(
+    def head(self) -> bytes:
+        """The request's head for the load generator."""
+        return (
             f"POST /t/{self.name}/{self.name}/ingest HTTP/1.1\r\nHost: bench\r\n"
             f"Authorization: Bearer {self.ingest_key}\r\n"
             "Content-Type: application/x-ndjson\r\n".encode()
         )
-        return path
 
     def stored(self) -> int:
         """Records that are committed."""
@@ -131,9 +132,16 @@ class Site:
 
     def tenant(self, name: str) -> Tenant:
         """Make a tenant and wait until it is served."""
-        path = self.folder / f"{name}.yaml"
-        path.write_text(MANIFEST.format(name=name))
+        return self.tenants([name])[0]
+
+    def tenants(self, names: Sequence[str]) -> list[Tenant]:
+        """Make tenants and wait until all of them are served."""
+        path = self.folder / f"{names[0]}.yaml"
+        path.write_text("---\n".join(MANIFEST.format(name=name) for name in names))
         self._run("apply", "-f", str(path))
+        return [self._served(name) for name in names]
+
+    def _served(self, name: str) -> Tenant:
         keys = self.data / "keys" / f"default.{name}.json"
         while True:
             with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
@@ -142,11 +150,11 @@ class Site:
                     made = Tenant(self, name, found["keys"])
                     break
             time.sleep(0.05)
-        for path_, key in (
+        for path, key in (
             (f"/t/{name}/{name}/ingest", made.ingest_key),
             ("/api/v1/labels", made.query_key),
         ):
-            while self.http.post(self.url + path_, headers={"x-api-key": key}).status_code == 401:
+            while self.http.post(self.url + path, headers={"x-api-key": key}).status_code == 401:
                 time.sleep(0.1)
         return made
 
