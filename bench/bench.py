@@ -24,10 +24,10 @@ OUT = HERE / "out"
 START_NS = 1_780_272_000_000_000_000  # 2026-06-01, long before today: no record is in the future
 BATCH = 1000
 SENDERS = 16
-SERVERS = ("ingest", "valkey", "collector", "postgres")
-"""What a record passes through on its way to being committed; the load goes straight to ingest."""
-
 READERS = ("query", "postgres")
+QUERY_KNOWS_S = 2.5
+"""Query looks for new pipelines every 2 s, and cannot be asked whether it knows one."""
+
 SETTLE_S = 0.3
 """After the last commit: acks and what else belongs to the records just stored."""
 
@@ -57,6 +57,7 @@ class Bench:
         self.folder = site.folder
         self.figures: list[Figure] = []
         self.noise = machine.Noise()
+        self.last_used = machine.Cpu({})
         self._tenants = 0
 
     def add(self, found: Figure) -> None:
@@ -72,11 +73,19 @@ class Bench:
         """The figure of a row that was measured already."""
         return next((one for one in self.figures if one.key == key), None)
 
-    def tenant(self) -> site_.Tenant:
+    def tenant(self, *, is_read: bool = False) -> site_.Tenant:
         """A new tenant whose segments stay as the collector made them."""
         self._tenants += 1
-        made = self.site.tenant(f"bench-{self._tenants}")
-        made.keep_keeper_away()
+        (made,) = self.tenants([f"bench-{self._tenants}"], is_read=is_read)
+        return made
+
+    def tenants(self, names: Sequence[str], *, is_read: bool) -> list[site_.Tenant]:
+        """New tenants; when they will be read, also query knows their pipelines on return."""
+        made = self.site.tenants(names)
+        for one in made:
+            one.keep_keeper_away()
+        if is_read:
+            time.sleep(QUERY_KNOWS_S)
         return made
 
     def heads(self, tenants: Sequence[site_.Tenant]) -> Path:
@@ -107,15 +116,14 @@ class Bench:
             raise RuntimeError(f"the load generator ended with {done.returncode}")
         return json.loads(text)
 
-    def stored(
-        self, tenant: site_.Tenant, bodies: Path, requests: int, records: int
-    ) -> tuple[float, machine.Cpu]:
-        """Send bodies until all is committed; return seconds, and CPU of each process."""
+    def stored(self, tenant: site_.Tenant, bodies: Path, requests: int, records: int) -> Cost:
+        """Send bodies until all is committed; what that takes, with CPU of the writing servers."""
         before, began_s = self.site.cpu(), time.monotonic()
         self.send(tenant, bodies, requests)
-        seconds = tenant.wait_stored(records) - began_s
+        wall_s = tenant.wait_stored(records) - began_s
         time.sleep(SETTLE_S)
-        return seconds, self.site.cpu().since(before)
+        cpu_s, self.last_used = self.site.used(before)
+        return Cost(wall_s, cpu_s)
 
     def timed(self, ask: Callable[[], object], times: int = 1) -> Cost:
         """What asking takes, the mean of some times: the clock, and CPU of query and PostgreSQL."""

@@ -168,9 +168,7 @@ uvicorn.run(app, port=int(sys.argv[1]), log_level="error", access_log=False, lif
 
 def bare_uvicorn(load: Path, head: Path, bodies: Path, requests: int) -> Cost:
     """What a bare ASGI application that reads the body takes under the same load."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = site_.free_port()
     server = subprocess.Popen([sys.executable, "-c", _BARE, str(port)])
     try:
         while True:

@@ -133,6 +133,13 @@ def open_files(pids: dict[str, int]) -> dict[str, int]:
     return totals
 
 
+def connections(port: int) -> int:
+    """Connections that a server on this port of the loopback address has."""
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    found = (line.split() for line in lines)
+    return sum(one[1].endswith(f":{port:04X}") and one[3] == "01" for one in found)
+
+
 def idle_share(seconds: float = 1.0) -> float:
     """Which share of the processors is idle; near 1 before a run on a quiet machine."""
 

@@ -54,23 +54,23 @@ def ingest_rows(run: Bench) -> None:
     rates, rate_cpus, cpus, alive, walls = [], [], [], [], []
     millions = count / 1e6
     for repetition in range(run.size.repetitions + 1):
-        seconds, used = run.stored(run.tenant(), bodies, requests, count)
+        mine = run.stored(run.tenant(), bodies, requests, count)
         copy = table.copy()
         decode_s = limits.decode_cpu_s(bodies)
         alive_s = limits.decode_cpu_s(bodies, bench.SENDERS)
-        server_s = sum(used.by_name[name] for name in bench.SERVERS)
-        parts = ", ".join(f"{name} {used.by_name[name] / millions:.2f}" for name in bench.SERVERS)
+        used = run.last_used.by_name
+        parts = ", ".join(f"{name} {used[name] / millions:.2f}" for name in site_.WRITERS)
         run.say(
-            f"  {count / seconds:,.0f} records/s (copy {count / copy.wall_s:,.0f});"
+            f"  {count / mine.wall_s:,.0f} records/s (copy {count / copy.wall_s:,.0f});"
             f" CPU s/M: {parts}; copy {copy.cpu_s / millions:.2f}, decode {decode_s / millions:.2f}"
         )
         if repetition == 0:
             continue  # warm-up
-        rates.append((count / seconds, count / copy.wall_s))
-        rate_cpus.append((server_s / millions, copy.cpu_s / millions))
-        cpus.append((server_s / millions, decode_s / millions))
+        rates.append((count / mine.wall_s, count / copy.wall_s))
+        rate_cpus.append((mine.cpu_s / millions, copy.cpu_s / millions))
+        cpus.append((mine.cpu_s / millions, decode_s / millions))
         alive.append(alive_s / millions)
-        walls.append(seconds / millions)
+        walls.append(mine.wall_s / millions)
     table.drop()
     bodies.unlink()
     beside = other_clock("CPU", "s/M", rate_cpus)
@@ -109,7 +109,7 @@ def single_row(run: Bench) -> None:
 def tail_row(run: Bench) -> None:
     """A live tail: from before the request is sent to the frame, p99, at some 200 records/s."""
     found = [
-        asyncio.run(_tail_p99_ms(run.tenant(), run.size.probes * 20))
+        asyncio.run(_tail_p99_ms(run.tenant(is_read=True), run.size.probes * 20))
         for _ in range(run.size.repetitions + 1)
     ]
     run.add(figure(TAIL, "probe", [(one, 1.0) for one in found[1:]]))
@@ -156,7 +156,7 @@ def queryable_row(run: Bench) -> None:
     rate = (committed.value if committed else FALLBACK_RATE) / 2 / bench.BATCH
     found = []
     for _ in range(run.size.repetitions + 1):
-        tenant = run.tenant()
+        tenant = run.tenant(is_read=True)
         loader = run.loading([tenant], bodies, int(rate * site_.STORED_WAIT_S), rate=rate)
         try:
             time.sleep(1)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,8 @@ import psycopg
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 STORED_WAIT_S = 600
+WRITERS = ("ingest", "valkey", "collector", "postgres")
+"""What a record passes through until it is committed; the load goes straight to ingest."""
 
 MANIFEST = """\
 apiVersion: logweir.dev/v1alpha1
@@ -109,8 +112,10 @@ class Site:
         status = json.loads(self._run("status", "--json"))
         self.url: str = status["url"]
         self.pids: dict[str, int] = {one["name"]: one["pid"] for one in status["processes"]}
+        self.pids["supervisor"] = json.loads((self.data / "status.json").read_text())["pid"]
         secrets = json.loads((self.data / "secrets.json").read_text())
         ports = json.loads((self.data / "ports.json").read_text())
+        self.valkey_port: int = ports["valkey"]
         self.postgres_url = (
             f"postgresql://postgres:{secrets['postgres_password']}@127.0.0.1:{ports['postgres']}"
         )
@@ -130,12 +135,8 @@ class Site:
     def value(self, query: str) -> Any:
         return self.sql.execute(query).fetchone()[0]
 
-    def tenant(self, name: str) -> Tenant:
-        """Make a tenant and wait until it is served."""
-        return self.tenants([name])[0]
-
     def tenants(self, names: Sequence[str]) -> list[Tenant]:
-        """Make tenants and wait until all of them are served."""
+        """Make tenants and wait until all of them are let in."""
         path = self.folder / f"{names[0]}.yaml"
         path.write_text("---\n".join(MANIFEST.format(name=name) for name in names))
         self._run("apply", "-f", str(path))
@@ -161,6 +162,12 @@ class Site:
     def cpu(self) -> machine.Cpu:
         return machine.cpu(self.pids)
 
+    def used(self, before: machine.Cpu) -> tuple[float, machine.Cpu]:
+        """CPU seconds since then of what a record passes through until it is committed, and all."""
+        used = self.cpu().since(before)
+        names = [name for name in used.by_name if name.startswith(WRITERS)]
+        return sum(used.by_name[name] for name in names), used
+
     def wal_bytes(self) -> int:
         return int(self.value("select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::int8"))
 
@@ -168,6 +175,13 @@ class Site:
         self.sql.close()
         self.http.close()
         self._run("down")
+
+
+def free_port() -> int:
+    """A port of the loopback address that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 @contextlib.contextmanager

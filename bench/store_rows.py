@@ -37,7 +37,7 @@ def store_rows(run: Bench, kind: str) -> None:
 
 def _load(run: Bench, kind: str) -> site_.Tenant:
     """Put a whole corpus into a tenant, with needles; the keeper stands still."""
-    tenant, count = run.tenant(), run.size.records
+    tenant, count = run.tenant(is_read=True), run.size.records
     with corpus.ndjson(kind, count, bench.START_NS).open("rb") as file, tenant.raw.open("wb") as to:
         to.writelines(bench.with_needles(file, count, kind, NEEDLES))
     bodies = run.folder / f"all-{kind}"
@@ -73,7 +73,7 @@ def _disk_rows(run: Bench, tenant: site_.Tenant, kind: str) -> None:
 
 def _query_rows(run: Bench, tenant: site_.Tenant, kind: str) -> None:
     """Needles against grep, a histogram against GROUP BY, all on the same records."""
-    asked = Asked(run, tenant, kind, corpus.SPAN_S)
+    asked = Asked(tenant, kind, run.size.records, corpus.SPAN_S)
     with tenant.raw.open("rb") as file:
         table = limits.RowTable(run.site, (line.rstrip(b"\n") for line in file), with_indexes=False)
     table.copy(keep=True)
@@ -103,10 +103,10 @@ def _query_rows(run: Bench, tenant: site_.Tenant, kind: str) -> None:
 class Asked:
     """The queries of these rows, each checked for its answer; they span all records."""
 
-    def __init__(self, run: Bench, tenant: site_.Tenant, kind: str, span_s: int) -> None:
+    def __init__(self, tenant: site_.Tenant, kind: str, count: int, span_s: int) -> None:
         self._tenant = tenant
         self._kind = kind
-        self._count = run.size.records
+        self._count = count
         end_ns = bench.START_NS + (span_s + 3600) * 10**9
         self._range = {"start": str(bench.START_NS), "end": str(end_ns)}
 
