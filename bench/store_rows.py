@@ -118,13 +118,17 @@ class Asked:
         """Find all needles by their rare id."""
         return self._needles(bench.needle_id(self._kind))
 
-    def _needles(self, text: str) -> dict:
+    def _needles(self, text: str, operator: str = "|=") -> dict:
         found = self._tenant.get(
-            "/api/v1/query", query=f'{{}} |= "{text}"', limit=100, **self._range
+            "/api/v1/query", query=f'{{}} {operator} "{text}"', limit=100, **self._range
         )
         if len(found["records"]) != NEEDLES or found["stopped"]:
             raise RuntimeError(f"{text!r} found {found}")
         return found
+
+    def pattern(self) -> dict:
+        """Find all needles by a regular expression without a literal to look for first."""
+        return self._needles("[a-z]ebra c[r]ossing", "|~")
 
     def histogram(self) -> dict:
         """Count all records per level and minute."""
