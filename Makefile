@@ -52,4 +52,4 @@ lock: ## requirements.lock anew, from pyproject.toml
 		--generate-hashes --group test --group lint --group bench --output-file requirements.lock
 
 clean: ## remove what install and the tools made; data of `up` stays
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build
+	rm -rf $(VENV) bench/out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build

@@ -204,7 +204,10 @@ def _more_collectors(site: site_.Site, count: int) -> Iterator[None]:
 
 def senders_axis(growth: Growth, batch: int) -> Iterator[Row]:
     """1 to 256 connections that send as fast as they are answered."""
-    yield ["senders", "accepted records/s", "spread", "p50 ms", "p99 ms", "CPU s/M"]
+    yield [
+        *("senders", "accepted records/s", "spread", "p50 ms", "p99 ms", "CPU s/M"),
+        "asked to wait (429, 503)",
+    ]
     wanted = int((1000 if batch > 1 else 20_000) * growth.scale)
     with growth.site() as run:
         for senders in (1, 4, 16, 64, 256):
@@ -222,6 +225,7 @@ def senders_axis(growth: Growth, batch: int) -> Iterator[Row]:
                     number(statistics.median(one[name] for one in seen))
                     for name in ("p50", "p99", "cpu")
                 ),
+                f"{statistics.median(one['refused'] for one in seen) / requests:.1%}",
             ]
 
 
@@ -233,7 +237,13 @@ def _burst(run: Bench, bodies: Path, requests: int, batch: int, senders: int) ->
     time.sleep(bench.SETTLE_S)
     cpu_s, _ = run.site.used(before)
     count = requests * batch
-    return {"rate": count / seen["seconds"], "cpu": cpu_s / count * 1e6, **seen["latency_ms"]}
+    refused = sum(times for status, times in seen["statuses"].items() if status[0] != "2")
+    return {
+        "rate": count / seen["seconds"],
+        "cpu": cpu_s / count * 1e6,
+        "refused": refused,
+        **seen["latency_ms"],
+    }
 
 
 def idle_axis(growth: Growth) -> Iterator[Row]:

@@ -85,7 +85,8 @@ def main() -> int:
             PARTS[part](run)
             run.noise.look()
         watch.close()
-        found = about(options.size, run.noise) | {"memory": memory(site, watch)}
+        found = about(options.size, run.noise)
+        found |= {"records": run.size.records, "memory": memory(site, watch)}
     report(found, run.figures)
     return 0 if all(one.holds for one in run.figures) else 1
 
