@@ -55,6 +55,7 @@ class Tenant:
         self.schema = "t_" + name.replace("-", "_")
         self.raw = site.folder / f"{name}.ndjson"
         self.wal_bytes = 0
+        self.vacuum_wal_bytes = 0
 
     def head(self) -> bytes:
         """The request's head for the load generator."""
@@ -92,6 +93,17 @@ class Tenant:
         )
         answer.raise_for_status()
         return answer.json()
+
+    def vacuum(self) -> int:
+        """Vacuum the tenant's segments, some time after they were written; return WAL bytes.
+
+        With checksums a page is logged whole when it is first changed after a checkpoint, be it
+        by a hint that its rows are committed.
+        """
+        self.site.sql.execute("checkpoint")
+        before = self.site.wal_bytes()
+        self.site.sql.execute(f"vacuum {self.schema}.segments")
+        return self.site.wal_bytes() - before
 
     def disk_bytes(self) -> int:
         """Bytes of the tenant's segments, with indexes and TOAST."""
@@ -167,6 +179,19 @@ class Site:
         used = self.cpu().since(before)
         names = [name for name in used.by_name if name.startswith(WRITERS)]
         return sum(used.by_name[name] for name in names), used
+
+    @contextlib.contextmanager
+    def without_autovacuum(self) -> Iterator[None]:
+        """Keep housekeeping, which comes once a minute or not, out of what is measured."""
+        try:
+            self._autovacuum("off")
+            yield
+        finally:
+            self._autovacuum("on")
+
+    def _autovacuum(self, state: str) -> None:
+        self.sql.execute(f"alter system set autovacuum = {state}")
+        self.sql.execute("select pg_reload_conf()")
 
     def wal_bytes(self) -> int:
         return int(self.value("select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::int8"))
