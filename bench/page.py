@@ -78,7 +78,7 @@ def main() -> None:
     text = (bench.HERE / "page.md").read_text()
     page = text.format(
         header=header(rows),
-        repetitions=min(one.repetitions for one in measured),
+        repetitions=max(one.repetitions for one in measured),
         records=f"{rows['records']:,}",
         rows=figures.table(measured),
         reasons=reasons(measured, known["rows"]),
