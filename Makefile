@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install up test fuzz lint lock chaos clean
+.PHONY: help install up test fuzz lint lock chaos bench bench-growth bench-page profile clean
 
 help: ## this list
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 install: $(STAMP) ## .venv with everything in it, from requirements.lock
 
@@ -33,6 +33,18 @@ fuzz: install ## one decoder with coverage: TARGET=logql SECONDS=600; targets ar
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes --requirement requirements-fuzz.lock
 	$(BIN)/python tests/fuzz/run.py $(or $(TARGET),native) $(or $(SECONDS),60)
 
+bench: install ## the goals of the design, measured against their limits (SIZE=quick: two minutes)
+	$(BIN)/python bench/run.py --size $(or $(SIZE),full) $(ARGS)
+
+bench-growth: install ## what it costs as work grows, and when idle (SIZE=quick for a look)
+	$(BIN)/python bench/growth.py --size $(or $(SIZE),full) $(ARGS)
+
+bench-page: install ## docs/benchmarks.md from what `bench` and `bench-growth` found
+	$(BIN)/python bench/page.py docs/benchmarks.md
+
+profile: install ## flame graph under load (ROLE=ingest, collector, query or all; OUT=folder)
+	$(BIN)/python bench/flame.py $(or $(ROLE),all) --size $(or $(SIZE),full) --out $(or $(OUT),bench/out) $(ARGS)
+
 lint: install ## format, rules, types, arrows between packages
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -42,8 +54,8 @@ lint: install ## format, rules, types, arrows between packages
 LOCK := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --universal --generate-hashes
 
 lock: ## requirements.lock and that of `make fuzz` anew, from pyproject.toml
-	$(LOCK) --group test --group lint --output-file requirements.lock pyproject.toml
+	$(LOCK) --group test --group lint --group bench --output-file requirements.lock pyproject.toml
 	$(LOCK) --group fuzz --output-file requirements-fuzz.lock
 
 clean: ## remove what install and the tools made; data of `up` stays
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .fuzz dist build
+	rm -rf $(VENV) bench/out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .fuzz dist build

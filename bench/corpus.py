@@ -10,10 +10,11 @@ The same seed gives the same bytes on every machine. A corpus is made once into 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import random
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 KINDS = ("web", "id-heavy")
@@ -190,12 +191,37 @@ def ndjson(kind: str, count: int, start_ns: int) -> Path:
     return path
 
 
-def bodies(lines: list[bytes], batch: int, path: Path) -> int:
+def bodies(lines: Iterable[bytes], batch: int, path: Path) -> int:
     """Write NDJSON bodies of `batch` records for the load generator; return how many."""
-    number = 0
+    number, each = 0, iter(lines)
     with path.open("wb") as file:
-        for start in range(0, len(lines), batch):
-            body = b"\n".join(lines[start : start + batch])
+        while group := list(itertools.islice(each, batch)):
+            body = b"\n".join(line.rstrip(b"\n") for line in group)
             file.write(struct.pack("<I", len(body)) + body)
             number += 1
     return number
+
+
+def parts(path: Path) -> Iterator[bytes]:
+    """Yield what `bodies` wrote: each part of a file behind its length."""
+    with path.open("rb") as file:
+        while size := file.read(4):
+            yield file.read(struct.unpack("<I", size)[0])
+
+
+def write_parts(found: Iterable[bytes], path: Path) -> Path:
+    """Write parts, each behind its length, as the load generator reads them."""
+    path.write_bytes(b"".join(struct.pack("<I", len(part)) + part for part in found))
+    return path
+
+
+def repeated(lines: Callable[[], Iterable[bytes]], count: int) -> Iterator[bytes]:
+    """Yield `count` of the lines, from the first again when they end, then a span later."""
+    head = len(b'{"timestamp":')
+    shift_ns, left = 0, count
+    while left > 0:
+        for line in itertools.islice(lines(), left):
+            left -= 1
+            at_ns = int(line[head : head + 19]) + shift_ns
+            yield b"%b%d%b" % (line[:head], at_ns, line[head + 19 :])
+        shift_ns += SPAN_S * 1_000_000_000

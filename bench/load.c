@@ -1,11 +1,11 @@
 /*
  * A load generator: POSTs prepared bodies over keep-alive connections, one request each at a time.
  *
- *   load HOST PORT REQUEST_HEAD BODIES CONNECTIONS REQUESTS [RATE]
+ *   load HOST PORT HEADS BODIES CONNECTIONS REQUESTS [RATE]
  *
- * REQUEST_HEAD is a file with the request line and headers but Content-Length, BODIES a file of bodies, each behind
- * its length as uint32 (little-endian). Bodies are cycled until REQUESTS were answered 2xx; a 429 or 503 is sent again
- * after 20 ms. RATE (requests a second, 0: as fast as it goes) is kept by a schedule: latency counts from the
+ * HEADS is a file of request lines with headers but Content-Length, one for each tenant, BODIES a file of bodies; each
+ * part of a file stands behind its length as uint32 (little-endian). Both are cycled until REQUESTS were answered 2xx;
+ * a 429 or 503 is sent again after 20 ms. RATE (requests a second, 0: as fast as it goes) is kept by a schedule: latency counts from the
  * scheduled moment. Prints one JSON object: statuses, seconds, latency in ms.
  */
 #define _GNU_SOURCE
@@ -30,6 +30,7 @@ enum { ANSWER_BYTES = 1 << 16, RETRY_NS = 20 * 1000 * 1000 };
 struct connection {
 	int fd;
 	long body;		/* which body, -1: idle */
+	long head;
 	size_t sent;
 	size_t got;
 	int64_t due_ns;		/* when the request should begin, or begin again */
@@ -38,11 +39,13 @@ struct connection {
 	char answer[ANSWER_BYTES];
 };
 
-static char *head;
-static size_t head_bytes;
-static const char **body;
-static uint32_t *body_bytes;
-static long bodies;
+struct parts {
+	const char **data;
+	uint32_t *bytes;
+	long count;
+};
+
+static struct parts heads, bodies;
 static struct sockaddr_in address;
 static int epoll_fd;
 static long answered, wanted, started, statuses[600], broken;
@@ -63,31 +66,28 @@ static int64_t now_ns(void)
 	return t.tv_sec * 1000000000LL + t.tv_nsec;
 }
 
-static char *read_file(const char *path, size_t *size)
+static struct parts read_parts(const char *path)
 {
 	int fd = open(path, O_RDONLY);
 	struct stat found;
 	if (fd < 0 || fstat(fd, &found))
 		die(path);
-	*size = found.st_size;
-	char *data = mmap(NULL, *size ? *size : 1, PROT_READ, MAP_PRIVATE | MAP_POPULATE, fd, 0);
+	size_t size = found.st_size;
+	char *data = mmap(NULL, size ? size : 1, PROT_READ, MAP_PRIVATE | MAP_POPULATE, fd, 0);
 	if (data == MAP_FAILED)
 		die(path);
 	close(fd);
-	return data;
-}
-
-static void index_bodies(const char *data, size_t size)
-{
-	for (size_t at = 0; at < size; bodies++) {
+	struct parts all = { 0 };
+	for (size_t at = 0; at < size; all.count++) {
 		uint32_t n;
 		memcpy(&n, data + at, 4);
-		body = realloc(body, (bodies + 1) * sizeof *body);
-		body_bytes = realloc(body_bytes, (bodies + 1) * sizeof *body_bytes);
-		body[bodies] = data + at + 4;
-		body_bytes[bodies] = n;
+		all.data = realloc(all.data, (all.count + 1) * sizeof *all.data);
+		all.bytes = realloc(all.bytes, (all.count + 1) * sizeof *all.bytes);
+		all.data[all.count] = data + at + 4;
+		all.bytes[all.count] = n;
 		at += 4 + n;
 	}
+	return all;
 }
 
 static void begin(struct connection *c)
@@ -108,11 +108,12 @@ static void push(struct connection *c)
 	if (c->body < 0 || c->is_waiting)
 		return;
 	char length[64];
-	int length_bytes = snprintf(length, sizeof length, "Content-Length: %u\r\n\r\n", body_bytes[c->body]);
-	size_t whole = head_bytes + length_bytes + body_bytes[c->body];
+	int length_bytes = snprintf(length, sizeof length, "Content-Length: %u\r\n\r\n", bodies.bytes[c->body]);
+	size_t whole = heads.bytes[c->head] + length_bytes + bodies.bytes[c->body];
 	while (c->sent < whole) {
-		struct iovec parts[3] = { { head, head_bytes }, { length, length_bytes },
-					  { (char *)body[c->body], body_bytes[c->body] } };
+		struct iovec parts[3] = { { (char *)heads.data[c->head], heads.bytes[c->head] },
+					  { length, length_bytes },
+					  { (char *)bodies.data[c->body], bodies.bytes[c->body] } };
 		size_t skip = c->sent;
 		int first = 0;
 		while (first < 3 && skip >= parts[first].iov_len)
@@ -133,7 +134,8 @@ static void next(struct connection *c)
 		c->body = -1;
 		return;
 	}
-	c->body = started % bodies;
+	c->body = started % bodies.count;
+	c->head = started % heads.count;
 	int64_t now = now_ns();
 	c->due_ns = rate > 0 ? first_ns + (int64_t)(started / rate * 1e9) : now;
 	started++;
@@ -209,17 +211,15 @@ static int by_value(const void *a, const void *b)
 int main(int argc, char **argv)
 {
 	if (argc < 7) {
-		fprintf(stderr, "usage: load HOST PORT REQUEST_HEAD BODIES CONNECTIONS REQUESTS [RATE]\n");
+		fprintf(stderr, "usage: load HOST PORT HEADS BODIES CONNECTIONS REQUESTS [RATE]\n");
 		return 2;
 	}
 
 	address.sin_family = AF_INET;
 	address.sin_port = htons(atoi(argv[2]));
 	inet_pton(AF_INET, argv[1], &address.sin_addr);
-	head = read_file(argv[3], &head_bytes);
-	size_t bodies_bytes;
-	const char *data = read_file(argv[4], &bodies_bytes);
-	index_bodies(data, bodies_bytes);
+	heads = read_parts(argv[3]);
+	bodies = read_parts(argv[4]);
 	int connections = atoi(argv[5]);
 	wanted = atol(argv[6]);
 	rate = argc > 7 ? atof(argv[7]) : 0;

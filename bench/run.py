@@ -1,81 +1,107 @@
-"""`make bench`: runs every row, prints the table, writes bench/results.json.
+"""`make bench`: runs every row, prints the table, writes bench/results.json and bench/out/rows.json.
 
-SIZE=quick takes under 3 minutes, SIZE=full (default) some 25.
+SIZE=quick takes under 3 minutes, SIZE=full (default) some 15.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
+import datetime
+import resource
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import bench
+import corpus
+import figures
 import machine
 import rows
 import site_
+import store_rows
 
-HERE = Path(__file__).parent
-QUIET = 0.85
-"""A machine of which less is idle before the run is too noisy for its figures to be quoted."""
-
-
-def compiled_load(folder: Path) -> Path:
-    """The load generator, compiled by the machine's C compiler."""
-    program = folder / "load"
-    subprocess.run(["cc", "-O2", "-o", program, HERE / "load.c"], check=True)
-    return program
+PARTS: dict[str, Callable[[bench.Bench], None]] = {
+    "ingest": rows.ingest_rows,
+    "single": rows.single_row,
+    "store": lambda run: [store_rows.store_rows(run, kind) for kind in corpus.KINDS],
+    "tail": rows.tail_row,
+    "queryable": rows.queryable_row,
+}
 
 
-def table(figures: list[rows.Figure]) -> str:
-    """The figures as a table in Markdown."""
-    lines = [
-        "| what | corpus | measured | limit | ratio (spread) | hold | aim | |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for one in figures:
-        sign = "≥" if one.is_larger_better else "≤"
-        lines.append(
-            f"| {one.row} | {one.corpus} | {one.value:,.4g} {one.unit} | {one.limit:,.4g} |"
-            f" **{one.ratio:.3g}** ({one.low:.3g} to {one.high:.3g}) |"
-            f" {sign} {one.hold:g} | {sign} {one.aim:g} | {'holds' if one.holds else 'falls short'} |"
-        )
-    return "\n".join(lines)
-
-
-def results(figures: list[rows.Figure]) -> str:
-    """The figures for programs."""
-    keys = ("row", "corpus", "value", "unit", "limit", "ratio", "hold", "aim")
-    return json.dumps([{key: getattr(one, key) for key in keys} for one in figures], indent=2)
-
-
-def main() -> int:
-    """Run the benchmark; the exit code says whether every row holds."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", choices=sorted(rows.SIZES), default="full")
-    parser.add_argument("--only", default="", help="names of parts: ingest, single, store, live")
-    options = parser.parse_args()
+def teller() -> Callable[[str], None]:
+    """What prints a line for a person, with the seconds since the start."""
     began_s = time.monotonic()
 
     def say(text: str) -> None:
         print(f"[{time.monotonic() - began_s:6.1f} s] {text}", file=sys.stderr, flush=True)
 
-    idle = machine.idle_share()
-    noise = "" if idle >= QUIET else f" TOO NOISY: only {idle:.0%} of it was idle before the run."
-    say(f"{machine.describe()}; commit {machine.commit(HERE.parent)}.{noise}")
+    return say
+
+
+def about(size: str, noise: machine.Noise) -> dict[str, Any]:
+    """The circumstances of a run."""
+    return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "commit": machine.commit(bench.HERE.parent),
+        "machine": machine.describe(),
+        "servers": machine.servers(),
+        "size": size,
+        "noise": noise.verdict(),
+        "calm": noise.describe(),
+    }
+
+
+def memory(site: site_.Site, watch: machine.MemoryWatch) -> dict[str, Any]:
+    """Peaks of each process in bytes: of resident memory, and sampled PSS of its family."""
+    peaks = {
+        name: {"resident": machine.peak_bytes(pid), "pss": watch.peaks[name]}
+        for name, pid in site.pids.items()
+    }
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {**peaks, "benchmark": {"resident": own, "pss": 0}}
+
+
+def main() -> int:
+    """Run the benchmark; the exit code says whether every row holds."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", choices=sorted(bench.SIZES), default="full")
+    parser.add_argument("--only", default="", help=f"some parts of: {', '.join(PARTS)}")
+    options = parser.parse_args()
+    chosen = options.only.split(",") if options.only else list(PARTS)
+    say = teller()
+    for kind in corpus.KINDS:
+        say(f"the corpus {kind}")
+        corpus.ndjson(kind, bench.SIZES[options.size].records, bench.START_NS)
     with tempfile.TemporaryDirectory() as folder, site_.running() as site:
-        bench = rows.Bench(site, rows.SIZES[options.size], compiled_load(Path(folder)), say)
-        rows.run_all(bench, set(filter(None, options.only.split(","))))
-        memory = rows.memory(bench)
-    print(
-        f"{machine.describe()}; commit {machine.commit(HERE.parent)}; SIZE={options.size}.{noise}\n"
-    )
-    print(table(bench.figures))
-    print("\nPeak memory: " + ", ".join(f"{n} {b / 2**20:.0f} MiB" for n, b in memory.items()))
-    (HERE / "results.json").write_text(results(bench.figures) + "\n")
-    return 0 if all(one.holds for one in bench.figures) else 1
+        load = bench.compiled_load(Path(folder))
+        watch = machine.MemoryWatch(site.pids)
+        run = bench.Bench(site, bench.SIZES[options.size], load, say)
+        say(f"{machine.describe()}; {machine.commit(bench.HERE.parent)}. {run.noise.verdict()}")
+        for part in chosen:
+            PARTS[part](run)
+            run.noise.look()
+        watch.close()
+        found = about(options.size, run.noise)
+        found |= {"records": run.size.records, "memory": memory(site, watch)}
+    report(found, run.figures)
+    return 0 if all(one.holds for one in run.figures) else 1
+
+
+def report(found: dict[str, Any], measured: list[figures.Figure]) -> None:
+    """Print the table; write it for programs."""
+    print("; ".join(f"{key} {found[key]}" for key in ("commit", "machine", "size", "calm")))
+    if found["noise"]:
+        print(found["noise"])
+    print("\n" + figures.table(measured) + "\n")
+    for name, peak in found["memory"].items():
+        print(f"{name}: {peak['resident'] >> 20} MiB resident, {peak['pss'] >> 20} MiB PSS at most")
+    bench.OUT.mkdir(exist_ok=True)
+    (bench.HERE / "results.json").write_text(figures.results(measured))
+    (bench.OUT / "rows.json").write_text(figures.whole(measured, found))
 
 
 if __name__ == "__main__":

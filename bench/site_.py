@@ -6,11 +6,12 @@ import contextlib
 import json
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ import psycopg
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 STORED_WAIT_S = 600
+WRITERS = ("ingest", "valkey", "collector", "postgres")
+"""What a record passes through until it is committed; the load goes straight to ingest."""
 
 MANIFEST = """\
 apiVersion: logweir.dev/v1alpha1
@@ -50,15 +53,17 @@ class Tenant:
         self.name = name
         self.ingest_key, self.query_key = keys["in"], keys["out"]
         self.schema = "t_" + name.replace("-", "_")
+        self.raw = site.folder / f"{name}.ndjson"
+        self.wal_bytes = 0
+        self.vacuum_wal_bytes = 0
 
-    def head(self, path: Path) -> Path:
-        """The request head for the load generator."""
-        path.write_bytes(
+    def head(self) -> bytes:
+        """The request's head for the load generator."""
+        return (
             f"POST /t/{self.name}/{self.name}/ingest HTTP/1.1\r\nHost: bench\r\n"
             f"Authorization: Bearer {self.ingest_key}\r\n"
             "Content-Type: application/x-ndjson\r\n".encode()
         )
-        return path
 
     def stored(self) -> int:
         """Records that are committed."""
@@ -89,6 +94,17 @@ class Tenant:
         answer.raise_for_status()
         return answer.json()
 
+    def vacuum(self) -> int:
+        """Vacuum the tenant's segments, some time after they were written; return WAL bytes.
+
+        With checksums a page is logged whole when it is first changed after a checkpoint, be it
+        by a hint that its rows are committed.
+        """
+        self.site.sql.execute("checkpoint")
+        before = self.site.wal_bytes()
+        self.site.sql.execute(f"vacuum {self.schema}.segments")
+        return self.site.wal_bytes() - before
+
     def disk_bytes(self) -> int:
         """Bytes of the tenant's segments, with indexes and TOAST."""
         return self.site.value(
@@ -108,8 +124,10 @@ class Site:
         status = json.loads(self._run("status", "--json"))
         self.url: str = status["url"]
         self.pids: dict[str, int] = {one["name"]: one["pid"] for one in status["processes"]}
+        self.pids["supervisor"] = json.loads((self.data / "status.json").read_text())["pid"]
         secrets = json.loads((self.data / "secrets.json").read_text())
         ports = json.loads((self.data / "ports.json").read_text())
+        self.valkey_port: int = ports["valkey"]
         self.postgres_url = (
             f"postgresql://postgres:{secrets['postgres_password']}@127.0.0.1:{ports['postgres']}"
         )
@@ -129,11 +147,14 @@ class Site:
     def value(self, query: str) -> Any:
         return self.sql.execute(query).fetchone()[0]
 
-    def tenant(self, name: str) -> Tenant:
-        """Make a tenant and wait until it is served."""
-        path = self.folder / f"{name}.yaml"
-        path.write_text(MANIFEST.format(name=name))
+    def tenants(self, names: Sequence[str]) -> list[Tenant]:
+        """Make tenants and wait until all of them are let in."""
+        path = self.folder / f"{names[0]}.yaml"
+        path.write_text("---\n".join(MANIFEST.format(name=name) for name in names))
         self._run("apply", "-f", str(path))
+        return [self._served(name) for name in names]
+
+    def _served(self, name: str) -> Tenant:
         keys = self.data / "keys" / f"default.{name}.json"
         while True:
             with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
@@ -142,16 +163,35 @@ class Site:
                     made = Tenant(self, name, found["keys"])
                     break
             time.sleep(0.05)
-        for path_, key in (
+        for path, key in (
             (f"/t/{name}/{name}/ingest", made.ingest_key),
             ("/api/v1/labels", made.query_key),
         ):
-            while self.http.post(self.url + path_, headers={"x-api-key": key}).status_code == 401:
+            while self.http.post(self.url + path, headers={"x-api-key": key}).status_code == 401:
                 time.sleep(0.1)
         return made
 
     def cpu(self) -> machine.Cpu:
         return machine.cpu(self.pids)
+
+    def used(self, before: machine.Cpu) -> tuple[float, machine.Cpu]:
+        """CPU seconds since then of what a record passes through until it is committed, and all."""
+        used = self.cpu().since(before)
+        names = [name for name in used.by_name if name.startswith(WRITERS)]
+        return sum(used.by_name[name] for name in names), used
+
+    @contextlib.contextmanager
+    def without_autovacuum(self) -> Iterator[None]:
+        """Keep housekeeping, which comes once a minute or not, out of what is measured."""
+        try:
+            self._autovacuum("off")
+            yield
+        finally:
+            self._autovacuum("on")
+
+    def _autovacuum(self, state: str) -> None:
+        self.sql.execute(f"alter system set autovacuum = {state}")
+        self.sql.execute("select pg_reload_conf()")
 
     def wal_bytes(self) -> int:
         return int(self.value("select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::int8"))
@@ -160,6 +200,13 @@ class Site:
         self.sql.close()
         self.http.close()
         self._run("down")
+
+
+def free_port() -> int:
+    """A port of the loopback address that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 @contextlib.contextmanager
