@@ -72,7 +72,7 @@ def _add_counts(tally: Tally, found: Sequence[Candidate], run: Run) -> None:
     for one in found:
         run.check()
         counts = one.head.counts
-        run.stats.scanned_bytes += 3 * counts.minute.nbytes
+        run.scanned(3 * counts.minute.nbytes)
         begin = counts.minute * minute_ns
         inside = (begin + minute_ns > one.low_ns) & (begin < one.high_ns)
         counts = beside.Counts(
@@ -86,9 +86,12 @@ async def _add_rows(
 ) -> None:
     pieces = await snapshot.pieces([one.range("time", plan.last_column) for one in group])
 
+    found = await engine.in_threads(
+        lambda one, piece: engine.hits(plan, one, piece, run), group, pieces
+    )
+
     def fold() -> None:
-        for one, piece in zip(group, pieces, strict=True):
-            found = engine.hits(plan, one, piece, run)
-            tally.add_rows(one.head, found.time_ns, found.label_set)
+        for one in found:
+            tally.add_rows(one.candidate.head, one.time_ns, one.label_set)
 
     await asyncio.to_thread(fold)

@@ -10,10 +10,12 @@ beginnings. A `Run` carries one query's budget and figures, and whether its clie
 
 from __future__ import annotations
 
+import asyncio
+import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 import numpy as np
@@ -29,12 +31,17 @@ from logweir.query.plan import Plan
 PIECE_BYTES: Final = 2 << 20
 """Compressed columns that are fetched at once, unless one segment has more."""
 PIECE_SEGMENTS: Final = 32
+SCAN_THREADS: Final = min(4, os.cpu_count() or 1)
+"""Of one query: to decompress holds no lock of Python."""
 FIRST_HEADS: Final = 4
 FIRST_PROBED: Final = 64
 """Filters that are asked at first: a block of each costs far less than a head."""
 MAX_HEADS: Final = 256
 MAX_HEADS_BYTES: Final = 2 << 20
 """Label sets and counts of the heads that are read at once, unless one segment has more."""
+Asked = TypeVar("Asked")
+Found = TypeVar("Found")
+
 HARD_FACTOR: Final = 2
 """A page that cannot advance may take this much more than its budget of time, then it fails."""
 
@@ -67,6 +74,7 @@ class Run:
         self._budget = budget
         self._now_s = now_s
         self._started_s = now_s()
+        self._counting = threading.Lock()
         self._cancelled = threading.Event()
 
     def cancel(self) -> None:
@@ -77,6 +85,12 @@ class Run:
         """Raise when the query was given up."""
         if self._cancelled.is_set():
             raise CancelledQueryError
+
+    def scanned(self, size_bytes: int, opened: int = 0) -> None:
+        """Count decompressed bytes that were looked at, and segments; from any thread."""
+        with self._counting:
+            self.stats.scanned_bytes += size_bytes
+            self.stats.opened += opened
 
     def spent(self) -> str | None:
         """Return which bound is reached: "time", "bytes" or None."""
@@ -156,14 +170,14 @@ class Candidate(msgspec.Struct, frozen=True, eq=False):
     def texts(self, name: str, raw: dict[str, bytes], run: Run) -> scan.Texts:
         """Return a column of texts."""
         column = segment.column_text(self.places[name], raw[name], self.head.n)
-        run.stats.scanned_bytes += len(column)
+        run.scanned(len(column))
         return scan.Texts(column, self.head.n)
 
     def rows(
         self, name: str, raw: dict[str, bytes], rows: Int64s, message: scan.Texts, run: Run
     ) -> list[bytes]:
         """Return the texts of some rows of a column, in the order of `rows`."""
-        run.stats.scanned_bytes += segment.content_bytes(self.places[name], raw[name])
+        run.scanned(segment.content_bytes(self.places[name], raw[name]))
         return segment.column_rows(
             self.places[name], raw[name], self.head.n, rows.tolist(), message.column
         )
@@ -275,6 +289,20 @@ def pieces(found: Sequence[Candidate], first: str, last: str) -> list[list[Candi
     return groups
 
 
+async def in_threads(
+    work: Callable[[Asked, bytes], Found], asked: Sequence[Asked], pieces: Sequence[bytes]
+) -> list[Found]:
+    """Return what the work makes of each piece and what is asked of it, in their order."""
+    pairs = list(zip(asked, pieces, strict=True))
+    share = -(-len(pairs) // SCAN_THREADS) or 1
+
+    def some(start: int) -> list[Found]:
+        return [work(*pair) for pair in pairs[start : start + share]]
+
+    parts = [asyncio.to_thread(some, start) for start in range(0, len(pairs), share)]
+    return [one for part in await asyncio.gather(*parts) for one in part]
+
+
 # ---- matching rows --------------------------------------------------------------------------
 
 
@@ -287,8 +315,7 @@ def hits(plan: Plan, one: Candidate, piece: bytes, run: Run) -> Hits:
     names = ["time", "label_set"] + (["message"] if plan.lines else [])
     raw = one.cut(piece, "time", names)
     time_ns, label_set = one.numbers("time", raw), one.numbers("label_set", raw)
-    run.stats.opened += 1
-    run.stats.scanned_bytes += time_ns.nbytes
+    run.scanned(time_ns.nbytes, opened=1)
     message = None
     keep = one.accepted[label_set] & (time_ns >= one.low_ns) & (time_ns < one.high_ns)
     if plan.lines and keep.any():

@@ -10,6 +10,7 @@ and none comes twice, and each page gets further than the last.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 from typing import Final
 
@@ -91,15 +92,11 @@ class _Search:
         last = RecordId(edge_ns - 1, scan.MAX_BLOCK, scan.MAX_INDEX)
         return scan.Bound(last, is_backward=False)
 
-    def matches(self, group: Sequence[Candidate], pieces: Sequence[bytes]) -> list[Hits]:
-        """Return what may enter the page. Runs in a thread."""
-        found = []
-        for one, piece in zip(group, pieces, strict=True):
-            all_hits = engine.hits(self.plan, one, piece, self.run)
-            near = self.best.could_enter(all_hits.time_ns) & self._nearest(all_hits.time_ns)
-            if near.any():
-                found.append(all_hits.take(near))
-        return found
+    def matches(self, one: Candidate, piece: bytes) -> Hits | None:
+        """Return what may enter the page of a segment. Runs in a thread."""
+        all_hits = engine.hits(self.plan, one, piece, self.run)
+        near = self.best.could_enter(all_hits.time_ns) & self._nearest(all_hits.time_ns)
+        return all_hits.take(near) if near.any() else None
 
     def _nearest(self, time_ns: Int64s) -> Bools:
         """Which may be on this page for all that stands in the same segment."""
@@ -182,7 +179,7 @@ async def _fill(
 
 async def _read(snapshot: Snapshot, state: _Search, group: Sequence[Candidate]) -> None:
     pieces = await snapshot.pieces([one.range("time", state.plan.last_column) for one in group])
-    found = await asyncio.to_thread(state.matches, group, pieces)
+    found = list(filter(None, await engine.in_threads(state.matches, group, pieces)))
     if found:
         pieces = await snapshot.pieces([hit.candidate.range("block", "index") for hit in found])
         await asyncio.to_thread(state.enter, found, pieces)
@@ -195,14 +192,16 @@ async def _records(snapshot: Snapshot, state: _Search, ids: scan.Ids) -> list[Re
     segments = list(dict.fromkeys(ids.segment.tolist()))
     left = iter(segments)
     for group in engine.pieces([state.opened[at].candidate for at in segments], "message", "extra"):
+        state.run.check()
         pieces = await snapshot.pieces([one.range("message", "extra") for one in group])
-        for piece in pieces:
-            state.run.check()
-            at = next(left)
-            wanted = np.flatnonzero(ids.segment == at)
-            wanted = wanted[wanted < end]
-            more = await asyncio.to_thread(_read_records, state, at, piece, ids, wanted)
-            found |= more
+        wanted = [
+            np.flatnonzero(ids.segment[:end] == at) for at in itertools.islice(left, len(group))
+        ]
+        read = await engine.in_threads(
+            lambda places, piece: _read_records(state, piece, ids, places), wanted, pieces
+        )
+        for more in read:
+            found |= {place: one for place, one in more.items() if place < end}
             size_bytes += sum(map(render.size_bytes, more.values()))
             while size_bytes > MAX_ANSWER_BYTES and len(found) > 1:
                 last = max(found)
@@ -211,12 +210,12 @@ async def _records(snapshot: Snapshot, state: _Search, ids: scan.Ids) -> list[Re
     return [found[place] for place in sorted(found) if place < end]
 
 
-def _read_records(
-    state: _Search, at: int, piece: bytes, ids: scan.Ids, wanted: Int64s
-) -> dict[int, Record]:
+def _read_records(state: _Search, piece: bytes, ids: scan.Ids, wanted: Int64s) -> dict[int, Record]:
+    """Records of one segment, by their places in `ids`. Runs in a thread."""
     if not len(wanted):
         return {}
-    hit = state.opened[at]
+    state.run.check()
+    hit = state.opened[int(ids.segment[wanted[0]])]
     one, rows = hit.candidate, ids.row[wanted]
     raw = one.cut(piece, "message", ("message", *_OTHER_TEXTS, "flags"))
     message = hit.message or one.texts("message", raw, state.run)
