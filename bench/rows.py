@@ -108,8 +108,9 @@ def single_row(run: Bench) -> None:
 
 def tail_row(run: Bench) -> None:
     """A live tail: from before the request is sent to the frame, p99, at some 200 records/s."""
+    tenant = run.tenant(is_read=True)
     found = [
-        asyncio.run(_tail_p99_ms(run.tenant(is_read=True), run.size.probes * 20))
+        asyncio.run(_tail_p99_ms(tenant, run.size.probes * 20))
         for _ in range(run.size.repetitions + 1)
     ]
     run.add(figure(TAIL, "probe", [(one, 1.0) for one in found[1:]]))
@@ -154,9 +155,8 @@ def queryable_row(run: Bench) -> None:
         corpus.bodies(itertools.islice(file, 100_000), bench.BATCH, bodies)
     committed = run.found(COMMITTED.key)
     rate = (committed.value if committed else FALLBACK_RATE) / 2 / bench.BATCH
-    found = []
+    tenant, found = run.tenant(is_read=True), []
     for _ in range(run.size.repetitions + 1):
-        tenant = run.tenant(is_read=True)
         loader = run.loading([tenant], bodies, int(rate * site_.STORED_WAIT_S), rate=rate)
         try:
             time.sleep(1)

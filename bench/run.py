@@ -66,10 +66,11 @@ def memory(site: site_.Site, watch: machine.MemoryWatch) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Run the benchmark; the exit code says whether every row holds."""
+    """Run the benchmark; with --check the exit code says whether every row holds."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", choices=sorted(bench.SIZES), default="full")
     parser.add_argument("--only", default="", help=f"some parts of: {', '.join(PARTS)}")
+    parser.add_argument("--check", action="store_true", help="fail when a row falls short")
     options = parser.parse_args()
     chosen = options.only.split(",") if options.only else list(PARTS)
     say = teller()
@@ -88,7 +89,7 @@ def main() -> int:
         found = about(options.size, run.noise)
         found |= {"records": run.size.records, "memory": memory(site, watch)}
     report(found, run.figures)
-    return 0 if all(one.holds for one in run.figures) else 1
+    return int(options.check and not all(one.holds for one in run.figures))
 
 
 def report(found: dict[str, Any], measured: list[figures.Figure]) -> None:
