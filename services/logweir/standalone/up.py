@@ -200,6 +200,7 @@ def _write_demo(place: Folder) -> None:
 
 def _listening() -> socket.socket:
     made = socket.socket()
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as `port_is_free` looked
     made.bind((servers.LOOPBACK, servers.free_port()))
     made.listen(1024)
     return made
