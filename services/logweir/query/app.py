@@ -239,4 +239,5 @@ async def run(settings: Settings, running: life.Life) -> None:
 def main(settings: Settings) -> None:
     """Run the role in this process until SIGTERM."""
     logs.configure("query", settings.log_format)
+    life.keep_freed_memory()
     life.run(lambda running: run(settings, running))

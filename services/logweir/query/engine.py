@@ -195,6 +195,11 @@ class Hits(msgspec.Struct, frozen=True, eq=False):
     label_set: Int64s
     message: scan.Texts | None = None
 
+    @property
+    def first_unread(self) -> str:
+        """The first of the columns that showing a record needs besides."""
+        return "message" if self.message is None else "trace"
+
     def take(self, which: Bools) -> Hits:
         """Return the chosen ones."""
         return Hits(

@@ -193,10 +193,14 @@ async def _records(snapshot: Snapshot, state: _Search, ids: scan.Ids) -> list[Re
     left = iter(segments)
     for group in engine.pieces([state.opened[at].candidate for at in segments], "message", "extra"):
         state.run.check()
-        pieces = await snapshot.pieces([one.range("message", "extra") for one in group])
-        wanted = [
-            np.flatnonzero(ids.segment[:end] == at) for at in itertools.islice(left, len(group))
-        ]
+        these = list(itertools.islice(left, len(group)))
+        pieces = await snapshot.pieces(
+            [
+                one.range(state.opened[at].first_unread, "extra")
+                for one, at in zip(group, these, strict=True)
+            ]
+        )
+        wanted = [np.flatnonzero(ids.segment[:end] == at) for at in these]
         read = await engine.in_threads(
             lambda places, piece: _read_records(state, piece, ids, places), wanted, pieces
         )
@@ -217,7 +221,7 @@ def _read_records(state: _Search, piece: bytes, ids: scan.Ids, wanted: Int64s) -
     state.run.check()
     hit = state.opened[int(ids.segment[wanted[0]])]
     one, rows = hit.candidate, ids.row[wanted]
-    raw = one.cut(piece, "message", ("message", *_OTHER_TEXTS, "flags"))
+    raw = one.cut(piece, hit.first_unread, (hit.first_unread, *_OTHER_TEXTS, "flags"))
     message = hit.message or one.texts("message", raw, state.run)
     others = {name: one.rows(name, raw, rows, message, state.run) for name in _OTHER_TEXTS}
     flags = one.numbers("flags", raw)[rows]
