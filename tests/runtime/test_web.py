@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import httpx2
 import pytest
+import uvloop
 from serving import listening
 
 from logweir.core import errors
@@ -66,3 +68,34 @@ def test_an_unavailable_answer_says_when_to_come_back():
     assert web.error_headers(errors.UnavailableError("x", retry_after_s=2.2)) == (
         (b"retry-after", b"3"),
     )
+
+
+def test_a_busy_role_takes_new_senders_in_few_turns_of_its_loop():
+    """uvloop takes one connection a turn and listener; a turn of ingest under load takes 20 ms."""
+    senders = 48
+
+    async def main() -> int:
+        life, answered, turns = Life(), 0, 0
+        made = listening()
+        address = made.getsockname()
+
+        async def app(scope, receive, send):
+            nonlocal answered
+            answered += 1
+            await web.answer(send, 200, b"{}")
+
+        serving = asyncio.create_task(web.serve(app, Listen(fd=made.detach()), life))
+        clients = [socket.create_connection(address) for _ in range(senders)]
+        for client in clients:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        while answered < senders and turns < 10 * senders:
+            turns += 1
+            await asyncio.sleep(0)
+        for client in clients:
+            client.close()
+        life.stopping.set()
+        await serving
+        assert answered == senders
+        return turns
+
+    assert uvloop.run(main()) < senders

@@ -10,7 +10,7 @@ import contextlib
 import math
 import socket
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import uvicorn
@@ -28,6 +28,10 @@ Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 GRACE_S = 10
 """How long an open request may go on after SIGTERM."""
+
+LISTENERS: Final = 16
+"""Of one socket: the event loop takes one connection from each in a turn, and a turn of a busy role
+takes 20 ms, so with one of them a crowd of new senders would wait for seconds."""
 
 _encoder = msgspec.json.Encoder()
 
@@ -60,7 +64,9 @@ async def serve(app: Asgi, listen: Listen, life: Life) -> None:
         ws_per_message_deflate=False,  # it would run in the event loop, for each frame
     )
     server = _Server(config)
-    serving = asyncio.create_task(server.serve(sockets=[bind(listen)]), name="http")
+    listening = bind(listen)
+    sockets = [listening, *(listening.dup() for _ in range(LISTENERS - 1))]
+    serving = asyncio.create_task(server.serve(sockets=sockets), name="http")
     stopping = asyncio.create_task(life.stopping.wait())
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
     server.should_exit = True
