@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from logweir.backends import failpoint
 from logweir.core import errors
 from logweir.core.binding import JournalServer, Login, PostgresServer
 from logweir.runtime.settings import Listen, Settings
@@ -130,6 +131,7 @@ def _begin(place: Folder, postgres: Postgres, supervisor: Supervisor, wakeup: in
         os.waitpid(preparing, 0)
         if not supervisor.is_stopping:
             supervisor.start("postgres")
+    failpoint.reach("up.before_roles")
     gc.collect()
     gc.freeze()
 
