@@ -15,7 +15,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import msgspec
 import psycopg
@@ -44,8 +44,8 @@ class Faults:
     """Does the moves of a schedule to a running `up`."""
 
     def __init__(self, up: Up, log: Log, seed: int) -> None:
-        self._up, self._log = up, log
-        self._random = random.Random(f"{seed}/faults")
+        self.up, self._log = up, log
+        self.dice = random.Random(f"{seed}/faults")
         self._journal = up.journal()
         self._prefix = up.prefix()
         self._watches: list[asyncio.Task[None]] = []
@@ -53,15 +53,18 @@ class Faults:
 
     async def run(self, load_s: float) -> None:
         """Do all moves, spread over the load; return when everything is ready again."""
-        moves = schedule(self._random)
+        await self.do([MOVES[name][1] for name in schedule(self.dice)], load_s)
+
+    async def do(self, moves: Sequence[Act], load_s: float) -> None:
+        """Do these, in their order."""
         begin_s, step_s = time.monotonic(), load_s / len(moves)
         try:
             for number, move in enumerate(moves):
-                due_s = begin_s + (number + self._random.uniform(0.1, 0.9)) * step_s
+                due_s = begin_s + (number + self.dice.uniform(0.1, 0.9)) * step_s
                 await asyncio.sleep(max(0.1, due_s - time.monotonic()))
-                await MOVES[move][1](self)
+                await move(self)
             await asyncio.gather(*self._watches)
-            await self._up.all_ready()
+            await self.up.all_ready()
         finally:
             for watch in self._watches:
                 watch.cancel()
@@ -70,58 +73,58 @@ class Faults:
 
     # ---- moves -------------------------------------------------------------------------------
 
-    async def _kill(self, target: str, backlog: int = -1) -> None:
-        pid = await self._up.ready(target)
+    async def kill(self, target: str, backlog: int = -1) -> None:
+        pid = await self.up.ready(target)
         os.kill(pid, signal.SIGKILL)
-        self._say(f"kill {target}" + (f" at a backlog of {backlog}" if backlog >= 0 else ""))
+        self.say(f"kill {target}" + (f" at a backlog of {backlog}" if backlog >= 0 else ""))
         kill = Kill(target, time.monotonic(), backlog)
         self.kills.append(kill)
         self._watches.append(asyncio.create_task(self._watch(kill, pid)))
 
     async def _watch(self, kill: Kill, pid: int) -> None:
-        await self._up.ready(kill.target, not_pid=pid)
+        await self.up.ready(kill.target, not_pid=pid)
         kill.back_s = time.monotonic() - kill.at_s
 
     async def _with_backlog(self, *targets: str) -> None:
         """Kill these while the journal holds entries, for the collector stands still."""
-        collector = await self._up.ready("collector")
-        await self._up.ready("valkey")
+        collector = await self.up.ready("collector")
+        await self.up.ready("valkey")
         os.kill(collector, signal.SIGSTOP)
-        self._say("stop collector")
+        self.say("stop collector")
         backlog = await self._backlog()
         for target in targets:
-            await self._kill(target, backlog)
+            await self.kill(target, backlog)
         if "collector" not in targets:
             os.kill(collector, signal.SIGCONT)
-            self._say("continue collector")
+            self.say("continue collector")
 
     async def _postgres_then_valkey(self) -> None:
-        await self._up.ready("valkey")
-        await self._kill("postgres")
-        await self._kill("valkey", await self._backlog())
+        await self.up.ready("valkey")
+        await self.kill("postgres")
+        await self.kill("valkey", await self._backlog())
 
     async def _half_a_commit(self) -> None:
         """Kill the collector within its transaction: what it did not commit comes again."""
         async with self._stalled_commit():
-            await self._kill("collector", await self._entries())
+            await self.kill("collector", await self._entries())
 
     async def _commit_without_ack(self) -> None:
         """Kill both when a commit has taken place and its ack has not: the blocks come again."""
         async with self._stalled_commit() as connection:
             backlog = await self._entries()
-            os.kill(await self._up.ready("valkey"), signal.SIGSTOP)
-            self._say("stop valkey, a commit is on its way")
+            os.kill(await self.up.ready("valkey"), signal.SIGSTOP)
+            self.say("stop valkey, a commit is on its way")
             await connection.rollback()
             await _poll(connection, "state <> 'idle'", wanted=False)
         for target in ("valkey", "collector"):
-            await self._kill(target, backlog)
+            await self.kill(target, backlog)
 
     @contextlib.asynccontextmanager
     async def _stalled_commit(self) -> AsyncIterator[psycopg.AsyncConnection]:
         """Yield when a collector has sent all of a transaction but its end; leaving lets it go."""
         for name in ("postgres", "collector", "valkey"):
-            await self._up.ready(name)
-        async with await psycopg.AsyncConnection.connect(self._up.superuser()) as connection:
+            await self.up.ready(name)
+        async with await psycopg.AsyncConnection.connect(self.up.superuser()) as connection:
             await connection.execute("lock table usage in exclusive mode")
             await _poll(connection, "wait_event_type = 'Lock'", wanted=True)
             yield connection
@@ -130,28 +133,28 @@ class Faults:
     async def _append_without_answer(self) -> None:
         """Kill ingest when the journal has taken blocks and nobody was told: all come again."""
         await self._stop_ingest_after_append()
-        await self._kill("ingest")
+        await self.kill("ingest")
 
     async def _forgotten_append(self) -> None:
         """The same, but the journal does not know them any more either: only the ledger does."""
         await self._stop_ingest_after_append()
         await self._forget()
-        await self._kill("ingest")
+        await self.kill("ingest")
 
     async def _stop_ingest_after_append(self) -> None:
         """While the journal stands still, appends gather before it; then ingest does, and the
         journal takes them all."""
-        ingest = await self._up.ready("ingest")
-        valkey = await self._up.ready("valkey")
+        ingest = await self.up.ready("ingest")
+        valkey = await self.up.ready("valkey")
         before = await self._appends()
         os.kill(valkey, signal.SIGSTOP)
-        self._say("stop valkey")
+        self.say("stop valkey")
         await asyncio.sleep(GATHER_S)
         os.kill(ingest, signal.SIGSTOP)
         os.kill(valkey, signal.SIGCONT)
         # The death of a client takes away what the server has not read of it yet.
         taken = await self._settled_appends() - before
-        self._say(f"stop ingest, continue valkey: {taken} blocks without an answer")
+        self.say(f"stop ingest, continue valkey: {taken} blocks without an answer")
 
     async def _settled_appends(self) -> int:
         """Wait until the journal has taken all that was sent to it; return its count."""
@@ -166,14 +169,14 @@ class Faults:
         keys = [key async for key in self._journal.scan_iter(match=f"{self._prefix}i:*", count=500)]
         if keys:
             await self._journal.unlink(*keys)
-        self._say(FORGET)
+        self.say(FORGET)
 
     # ---- help --------------------------------------------------------------------------------
 
     async def _backlog(self) -> int:
         """Wait until the journal holds some entries, and return how many."""
         deadline_s = time.monotonic() + WAIT_S
-        wanted = self._random.randint(3, 60)
+        wanted = self.dice.randint(3, 60)
         while (found := await self._entries()) < wanted:
             assert time.monotonic() < deadline_s, "no backlog comes"
             await asyncio.sleep(0.01)
@@ -189,7 +192,7 @@ class Faults:
         """How many blocks the journal has ever taken."""
         return int(await self._journal.hget(f"{self._prefix}c", "seq") or 0)
 
-    def _say(self, what: str) -> None:
+    def say(self, what: str) -> None:
         self._log.write(Fault(time.time(), what))
 
 
@@ -210,11 +213,13 @@ async def _poll(connection: psycopg.AsyncConnection, condition: str, *, wanted: 
         await asyncio.sleep(0.02)
 
 
-MOVES: dict[str, tuple[int, Callable[[Faults], Awaitable[None]]]] = {
-    "ingest": (2, lambda faults: faults._kill("ingest")),
-    "collector": (2, lambda faults: faults._kill("collector")),
-    "postgres": (3, lambda faults: faults._kill("postgres")),
-    "valkey": (1, lambda faults: faults._kill("valkey")),
+Act = Callable[[Faults], Awaitable[None]]
+
+MOVES: dict[str, tuple[int, Act]] = {
+    "ingest": (2, lambda faults: faults.kill("ingest")),
+    "collector": (2, lambda faults: faults.kill("collector")),
+    "postgres": (3, lambda faults: faults.kill("postgres")),
+    "valkey": (1, lambda faults: faults.kill("valkey")),
     "valkey with a backlog": (2, lambda faults: faults._with_backlog("valkey")),
     "postgres, then valkey with a backlog": (2, Faults._postgres_then_valkey),
     "both with a backlog": (1, lambda faults: faults._with_backlog("collector", "valkey")),

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -32,11 +33,18 @@ BACK_S = 60.0
 class Up:
     """One `logweir up`, started by its command and stopped by it."""
 
-    def __init__(self) -> None:
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         # The servers of a root's `up` run as another user, who must be able to enter.
         self.folder = Path(tempfile.mkdtemp(prefix="logweir-chaos-"))
         self.folder.chmod(0o755)
         self._place = Folder(self.folder / "data")
+        self._failpoints = self.folder / "failpoints"
+        self._environment = {
+            **os.environ,
+            "LOGWEIR_MODE": "test",
+            "LOGWEIR_FAILPOINT": f"@{self._failpoints}",
+            **(environment or {}),
+        }
         self._process: subprocess.Popen[bytes] | None = None
 
     # ---- life --------------------------------------------------------------------------------
@@ -50,6 +58,7 @@ class Up:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
+                env=self._environment,
             )
         deadline_s = time.monotonic() + READY_S
         while not self.shown().ready:
@@ -67,6 +76,17 @@ class Up:
             str(self._place.path),
             *more,
         ]
+
+    def arm(self, failpoints: str) -> None:
+        """Have roles that start from now on these failpoints; empty for none."""
+        fresh = self._failpoints.with_suffix(".new")
+        fresh.write_text(failpoints)
+        fresh.replace(self._failpoints)
+
+    def log(self, name: str) -> str:
+        """What a process has written to its log since that was rotated."""
+        path = self._place.logs / f"{name}.log"
+        return path.read_text(errors="replace") if path.exists() else ""
 
     def words(self) -> str:
         """What it said last."""
