@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+MUTANTS ?= 3
 
-.PHONY: help install up test lint lock chaos clean
+.PHONY: help install up test lint lock chaos mutants clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -26,8 +27,12 @@ up: install ## start all of Logweir here; Ctrl-C stops it (ARGS="--port 8080" an
 test: install ## all tests that need no root, but for `make chaos`
 	$(BIN)/pytest -m "not chaos" $(ARGS)
 
-chaos: install ## kill -9 under load: nothing lost, nothing doubled (about three minutes)
+chaos: install ## kill -9 under load: nothing lost, nothing doubled (about four minutes)
 	$(BIN)/pytest -m chaos -s tests/chaos $(ARGS)
+	@$(MAKE) --no-print-directory mutants ONLY=$(MUTANTS)
+
+mutants: install ## broken copies of the product, each of which the harness must catch (ONLY=3: some; ONLY="NAME, NAME")
+	PYTHONPATH=tests $(BIN)/python -m chaos.mutation $(ONLY)
 
 lint: install ## format, rules, types, arrows between packages
 	$(BIN)/ruff format --check .

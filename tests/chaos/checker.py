@@ -257,11 +257,21 @@ class _Judge:
         if request.sent > 1:  # then another block may have been the first to be settled
             allowed.append(Outcome(repeated=whole.total))
         found = self.truth.outcomes.get(ack.receipt)
+        if self.is_refused(ack.receipt):
+            return
         if found not in allowed:
             self.miss("wrong receipt", f"{ack.receipt}: the ledger says {found}", request)
         word = self.truth.receipts.get(ack.receipt, "stored")
         if word != "stored":
             self.miss("wrong receipt", f"{ack.receipt}: the API says {word}", request)
+
+    def is_refused(self, receipt: str) -> bool:
+        """Whether the receipt's block is in quarantine as a whole, with one outcome for all of it.
+        Which of its records are there, `record` looks at."""
+        block = receipt.rpartition(".")[0]
+        first = self.truth.outcomes.get(f"{block}.0", Outcome())
+        is_whole = f"{block}.1" not in self.truth.outcomes and first.quarantined > 0
+        return is_whole and self.truth.receipts.get(receipt, "quarantined") == "quarantined"
 
     # ---- the whole ---------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 
 import msgspec
+from chaos import failpoint_moves
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = {"services": "logweir", "operator": "logweir_operator"}
@@ -134,10 +135,12 @@ MUTANTS = (
         (
             Edit(
                 "backends/journal.py",
+                '            failpoint.reach("ingest.before_append")\n'
                 "            answer = await self._append(stream, arguments)\n",
                 "            mark = [*arguments[:3], b'', *arguments[4:]]\n"
                 "            answer = await self._append(stream, mark)\n"
                 "            if answer[0] == b'MARKED':\n"
+                '                failpoint.reach("ingest.before_append")\n'
                 "                answer = await self._append(stream, arguments)\n",
             ),
             Edit(
@@ -155,7 +158,7 @@ MUTANTS = (
                 "  local named = {}\n",
             ),
         ),
-        (UNANSWERED, UNANSWERED),
+        (UNANSWERED, "ingest.before_append:error:0.3"),
         "lost",
     ),
     Mutant(
@@ -227,7 +230,7 @@ MUTANTS = (
                 "for row in ():",
             ),
         ),
-        ("collector.refusal:error:0.4", FORGOTTEN),
+        ("collector.refusal:error:0.6", FORGOTTEN),
         "lost",
     ),
     Mutant(
@@ -329,7 +332,11 @@ CLEAN = Mutant(
     "the product as it is",
     "nothing",
     (),
-    tuple(dict.fromkeys(fault for mutant in MUTANTS for fault in mutant.faults)),
+    tuple(
+        dict.fromkeys(
+            [*(fault for mutant in MUTANTS for fault in mutant.faults), *failpoint_moves.MOVES]
+        )
+    ),
     "",
 )
-"""In the course of all those faults nothing may be wrong with it."""
+"""In the course of all those faults, and of others at failpoints, nothing may be wrong with it."""

@@ -39,6 +39,7 @@ PRODUCERS = 12
 RECORDS_PER_S = 2000
 RECORDS_PER_REQUEST = 40
 STYLES = ("numbered", "free", "none")
+MOVES = {**faults.MOVES, **failpoint_moves.MOVES}
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -58,7 +59,7 @@ class Run(msgspec.Struct, frozen=True):
 
 def act(fault: str) -> faults.Act:
     """Return what does a fault of a mutant."""
-    return faults.MOVES[fault][1] if fault in faults.MOVES else failpoint_moves.at(fault)
+    return MOVES[fault][1] if fault in MOVES else failpoint_moves.at(fault)
 
 
 async def run(mutant: Mutant, seed: int) -> Run:

@@ -278,6 +278,37 @@ def test_a_receipt_that_the_api_does_not_call_stored_is_named():
     assert kinds(there) == {"wrong receipt": 1}
 
 
+def refused_block() -> tuple[Truth, list[history.Line]]:
+    """A day in which the store refused a block: it is in quarantine, under one outcome."""
+    answer = msgspec.structs.replace(ack("refused block", 1), receipt="bad.1")
+    there = truth()
+    there.quarantined = [(1, seq) for seq in range(60, 64)]
+    there.outcomes = dict(there.outcomes) | {"bad.0": Outcome(quarantined=9)}
+    there.receipts = {"bad.1": "quarantined"}
+    whole = Outcome(stored=12, expired=1, quarantined=9)
+    there.books = msgspec.structs.replace(there.books, accepted=22, usage=whole, ledger=whole)
+    return there, [*lines(), intent("refused block", 60, "key r"), answer]
+
+
+def test_a_request_of_a_block_in_quarantine_is_where_its_receipt_says():
+    assert kinds(*refused_block()) == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        ({"receipts": {"bad.1": "stored"}}, "wrong receipt"),
+        ({"quarantined": [(1, seq) for seq in range(60, 63)]}, "lost"),
+    ],
+)
+def test_a_block_in_quarantine_that_is_not_what_was_said_is_named(change, kind):
+    there, of = refused_block()
+    for name, value in change.items():
+        setattr(there, name, value)
+
+    assert kind in kinds(there, of)
+
+
 @pytest.mark.parametrize(
     "more",
     [
