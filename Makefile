@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+HOURS ?= 4
 
 .PHONY: help install up test lint lock chaos clean
 
@@ -26,8 +27,12 @@ up: install ## start all of Logweir here; Ctrl-C stops it (ARGS="--port 8080" an
 test: install ## all tests that need no root, but for `make chaos`
 	$(BIN)/pytest -m "not chaos" $(ARGS)
 
-chaos: install ## kill -9 under load: nothing lost, nothing doubled (about three minutes)
+chaos: install ## faults under load: nothing lost, nothing doubled (eight minutes; SIZE=soak HOURS=4)
+ifeq ($(SIZE),soak)
+	PYTHONPATH=tests $(BIN)/python -m chaos.soak --hours $(HOURS) $(ARGS)
+else
 	$(BIN)/pytest -m chaos -s tests/chaos $(ARGS)
+endif
 
 lint: install ## format, rules, types, arrows between packages
 	$(BIN)/ruff format --check .
