@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+HOURS ?= 4
 MUTANTS ?= 3
 
 .PHONY: help install up test lint lock chaos mutants clean
@@ -27,11 +28,15 @@ up: install ## start all of Logweir here; Ctrl-C stops it (ARGS="--port 8080" an
 test: install ## all tests that need no root, but for `make chaos`
 	$(BIN)/pytest -m "not chaos" $(ARGS)
 
-chaos: install ## kill -9 under load: nothing lost, nothing doubled (about four minutes)
+chaos: install ## faults under load: nothing lost, nothing doubled (ten minutes; SIZE=soak HOURS=4)
+ifeq ($(SIZE),soak)
+	PYTHONPATH=tests $(BIN)/python -m chaos.soak --hours $(HOURS) $(ARGS)
+else
 	$(BIN)/pytest -m chaos -s tests/chaos $(ARGS)
 	@$(MAKE) --no-print-directory mutants ONLY=$(MUTANTS)
+endif
 
-mutants: install ## broken copies of the product, each of which the harness must catch (ONLY=3: some; ONLY="NAME, NAME")
+mutants: install ## broken copies of the product, each of which must be caught (ONLY=3: some of them; ONLY="NAME, NAME")
 	PYTHONPATH=tests $(BIN)/python -m chaos.mutation $(ONLY)
 
 lint: install ## format, rules, types, arrows between packages

@@ -26,12 +26,17 @@ LISTED = 12
 
 
 class Stored(msgspec.Struct, frozen=True):
-    """A record as it was read: its name, its id (time, block, index), and its content's digest."""
+    """A record as it was read: its name, its id (time, block, index), and its content's digest.
+
+    `sent` is the digest of what was sent, where that differs by rule: a timestamp too far in the
+    future (for a clock that is behind) is replaced by the arrival, and kept beside.
+    """
 
     producer: int
     seq: int
     id: str
     digest: str
+    sent: str = ""
 
     @property
     def name(self) -> Name:
@@ -172,7 +177,8 @@ class _Judge:
         intent, outcome = request.intent, request.outcome
         name = (intent.producer, intent.first + index)
         kept = self.quarantined[name]
-        if any(one.digest != intent.digests[index] for one in self.found.get(name, ())):
+        sent = intent.digests[index]
+        if any((one.sent or one.digest) != sent for one in self.found.get(name, ())):
             self.miss("wrong content", "the stored record is not the one sent", request, index)
         if intent.reuses:
             self.reused(request, index, copies, kept)

@@ -27,7 +27,7 @@ class Edit(msgspec.Struct, frozen=True):
 
 
 class Mutant(msgspec.Struct, frozen=True):
-    """A broken product. `faults` are names of `faults.MOVES`, or failpoints."""
+    """A broken product. `faults` are names of moves, or failpoints."""
 
     name: str
     breaks: str
@@ -59,10 +59,10 @@ def copy(mutant: Mutant, folder: Path) -> Path:
 _WORKER, _STORE, _LEDGERS = "collector/worker.py", "backends/store.py", "backends/ledgers.py"
 _LUA, _PROVISION = "backends/journal.lua", "backends/provision.py"
 
-UNANSWERED = "ingest between append and answer"
-FORGOTTEN = "ingest between append and answer, and its markers"
-IN_COMMIT = "collector within a commit"
-UNACKED = "both between commit and ack"
+UNANSWERED = "kill ingest between append and answer"
+FORGOTTEN = "the same, and its markers"
+IN_COMMIT = "kill collector within a commit"
+UNACKED = "kill both between commit and ack"
 
 MUTANTS = (
     Mutant(
@@ -179,14 +179,14 @@ MUTANTS = (
                 _WORKER, "            while self._may_take(line):\n", "            while False:\n"
             ),
         ),
-        ("collector", "collector.after_read:crash:1"),
+        ("kill collector", "collector.after_read:crash:1"),
         "stuck",
     ),
     Mutant(
         "trim by length",
         "the journal keeps the newest 60 blocks, whoever has read them",
         (Edit(_LUA, "K[1], 'NOMKSTREAM', '*'", "K[1], 'NOMKSTREAM', 'MAXLEN', 60, '*'"),),
-        ("collector.before_commit:hang:1", "both with a backlog"),
+        ("collector.before_commit:hang:1", "kill both with a backlog"),
         "lost",
     ),
     Mutant(
@@ -206,7 +206,7 @@ MUTANTS = (
                 "        \"wal_writer_flush_after = '1GB'\",\n",
             ),
         ),
-        ("postgres", "postgres", "postgres"),
+        ("kill postgres", "kill postgres", "kill postgres"),
         "lost",
     ),
     Mutant(
@@ -217,7 +217,7 @@ MUTANTS = (
             Edit("standalone/valkey.py", "'save \"\"'", "'save 1 1'"),
             Edit(_PROVISION, '    "appendonly": "yes",\n', '    "appendonly": "no",\n'),
         ),
-        ("valkey with a backlog", "valkey with a backlog", "valkey with a backlog"),
+        ("kill valkey with a backlog",) * 3,
         "lost",
     ),
     Mutant(
@@ -251,7 +251,7 @@ MUTANTS = (
                 "            answer = await self._append_block(taken, uuid, refused)\n",
             ),
         ),
-        ("valkey with a backlog", "ingest.before_append:crash:1"),
+        ("kill valkey with a backlog", "ingest.before_append:crash:1"),
         "lost",
     ),
     Mutant(
@@ -266,7 +266,7 @@ MUTANTS = (
                 "        except store.RefusedByStoreError as error:\n",
             ),
         ),
-        ("postgres", "collector.before_commit:error:0.3"),
+        ("kill postgres", "collector.before_commit:error:0.3"),
         "lost",
     ),
     Mutant(
@@ -309,7 +309,7 @@ MUTANTS = (
                 "    elseif false then\n",
             ),
         ),
-        ("ingest",),
+        ("kill ingest",),
         "wrong answer",
     ),
     Mutant(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import random
 from collections.abc import Callable, Sequence
 
 import msgspec
 import pytest
-from chaos import checker, faults, history, numbered
+from chaos import checker, history, numbered
 from chaos.checker import Books, Outcome, Stored, Truth
 from chaos.history import FORGET, Answer, Fault, GaveUp, Intent, Retry
 
@@ -415,11 +414,3 @@ def test_the_same_seed_makes_the_same_requests():
 
     assert bodies[0] == bodies[1]
     assert bodies[0] != bodies[2]
-
-
-def test_the_same_seed_gives_the_same_faults():
-    found = [faults.schedule(random.Random(seed)) for seed in (1, 1, 2)]
-
-    assert found[0] == found[1]
-    assert found[0] != found[2]
-    assert sorted(found[0]) == sorted(found[2])

@@ -32,6 +32,9 @@ APPEND_TIMEOUT_S = 5.0
 REVOKED_TIMEOUT_S = 2.0
 """With the time between two questions, within the 5 s in which a revoked key is refused."""
 
+_CLOSED = "the handler is closed"
+"""uvloop's words, in a RuntimeError, for writing to a connection that was reset just now."""
+
 
 def library() -> str:
     """Return the source of the function library."""
@@ -106,6 +109,10 @@ async def door(what: str, timeout_s: float) -> AsyncIterator[None]:
             yield
     except (exceptions.RedisError, OSError, TimeoutError) as cause:
         raise UnreachableError(what, str(cause) or type(cause).__name__) from cause
+    except RuntimeError as cause:
+        if _CLOSED not in str(cause):
+            raise
+        raise UnreachableError(what, "the connection was closed") from cause
 
 
 class Appender:
