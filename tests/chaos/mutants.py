@@ -36,23 +36,34 @@ class Mutant(msgspec.Struct, frozen=True):
     caught_as: str
 
 
-def copy(mutant: Mutant, folder: Path) -> Path:
-    """Write the mutant's packages into a folder and return that.
+def edited(mutant: Mutant) -> dict[str, str]:
+    """Return the new text of each file that a mutant edits.
 
     Raises:
         ValueError: an edit's text is not in its file, or more than once.
     """
+    texts: dict[str, str] = {}
+    for edit in mutant.edits:
+        text = texts.get(edit.file) or (ROOT / "services/logweir" / edit.file).read_text()
+        if text.count(edit.old) != 1:
+            found = f"{edit.file} has {text.count(edit.old)} times"
+            raise ValueError(f"{mutant.name}: {found}: {edit.old}")
+        texts[edit.file] = text.replace(edit.old, edit.new)
+    return texts
+
+
+def copy(mutant: Mutant, folder: Path) -> Path:
+    """Write the mutant's packages into a folder and return that.
+
+    Raises:
+        ValueError: as `edited`.
+    """
+    texts = edited(mutant)
     for place, package in PACKAGES.items():
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / place / package, folder / package, ignore=ignored)
-    for edit in mutant.edits:
-        path = folder / "logweir" / edit.file
-        text = path.read_text()
-        if text.count(edit.old) != 1:
-            raise ValueError(
-                f"{mutant.name}: {edit.file} has {text.count(edit.old)} times: {edit.old}"
-            )
-        path.write_text(text.replace(edit.old, edit.new))
+    for file, text in texts.items():
+        (folder / "logweir" / file).write_text(text)
     return folder
 
 

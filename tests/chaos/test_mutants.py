@@ -2,31 +2,59 @@
 
 from __future__ import annotations
 
-import compileall
-
 import pytest
 from chaos import mutants, mutation
 from chaos.mutants import MUTANTS
 
+from logweir.backends import redis_client
+from logweir.core.binding import JournalServer, Login
+from logweir.standalone import servers
+
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda one: one.name)
-def test_a_mutant_applies_and_compiles(mutant, tmp_path):
-    folder = mutants.copy(mutant, tmp_path / "copy")
+def test_a_mutant_can_be_made_and_compiles(mutant):
+    texts = mutants.edited(mutant)
 
-    changed = [edit.file for edit in mutant.edits]
-    assert all(
-        (folder / "logweir" / file).read_text()
-        != (mutants.ROOT / "services/logweir" / file).read_text()
-        for file in changed
+    assert texts
+    for file, text in texts.items():
+        assert text != (mutants.ROOT / "services/logweir" / file).read_text()
+        if file.endswith(".py"):
+            compile(text, file, "exec")
+
+
+@pytest.mark.parametrize(
+    "mutant", [one for one in MUTANTS if "backends/journal.lua" in mutants.edited(one)]
+)
+async def test_a_mutant_of_the_journal_s_functions_can_be_loaded(mutant, start_journal):
+    server = start_journal()
+    client = redis_client.client(
+        JournalServer(servers.LOOPBACK, server.port), Login("lw_operator", "operator")
     )
-    assert compileall.compile_dir(folder, quiet=1, force=True)
+
+    assert await client.function_load(mutants.edited(mutant)["backends/journal.lua"])
+    await client.aclose()
 
 
-def test_an_edit_whose_text_is_gone_fails_loudly(tmp_path):
+def test_a_copy_is_what_the_mutant_says_and_else_the_product(tmp_path):
+    mutant = next(one for one in MUTANTS if one.name == "keyless")
+    copy = mutants.copy(mutant, tmp_path / "copy") / "logweir"
+    product = mutants.ROOT / "services/logweir"
+
+    differ = [
+        str(path.relative_to(product))
+        for path in product.rglob("*.py")
+        if path.read_bytes() != (copy / path.relative_to(product)).read_bytes()
+    ]
+
+    assert differ == ["ingest/app.py"]
+    assert (copy.parent / "logweir_operator" / "plan.py").exists()
+
+
+def test_an_edit_whose_text_is_gone_fails_loudly():
     gone = mutants.Edit("collector/worker.py", "no such text", "")
 
     with pytest.raises(ValueError, match=r"collector/worker\.py has 0 times"):
-        mutants.copy(mutants.Mutant("gone", "", (gone,), (), "lost"), tmp_path / "copy")
+        mutants.edited(mutants.Mutant("gone", "", (gone,), (), "lost"))
 
 
 def test_each_fault_of_a_mutant_can_be_done():
