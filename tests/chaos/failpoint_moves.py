@@ -14,6 +14,7 @@ import signal
 from collections.abc import Awaitable, Callable
 from functools import partial
 
+import psycopg
 from chaos.faults import Faults, Move, until
 
 REACHED_S = 25.0
@@ -74,8 +75,15 @@ async def _fail(faults: Faults, dice: random.Random, name: str, failpoint: str) 
 async def _arm(faults: Faults, name: str, failpoint: str) -> None:
     pid = await faults.up.ready(_role(name))
     faults.up.arm(failpoint)
-    # In order: a killed keeper's lease would keep its successor from its work for a minute.
+    if _role(name) == "keeper":
+        await _end_leases(faults)
     os.kill(pid, signal.SIGTERM)
+
+
+async def _end_leases(faults: Faults) -> None:
+    """As if the minute was over for which a killed keeper's lease keeps others from its work."""
+    async with await psycopg.AsyncConnection.connect(faults.up.superuser()) as connection:
+        await connection.execute("delete from logweir.leases")
 
 
 async def _reach(faults: Faults, name: str, failpoint: str) -> None:

@@ -73,6 +73,9 @@ _LUA, _PROVISION = "backends/journal.lua", "backends/provision.py"
 UNANSWERED = "kill ingest between append and answer"
 FORGOTTEN = "the same, and its markers"
 IN_COMMIT = "kill collector within a commit"
+SLOW_FSYNC = "kill valkey with a backlog in a slow fsync"
+"""Of mutation.py: by kills alone nothing is lost that the kernel has."""
+
 UNACKED = "kill both between commit and ack"
 
 MUTANTS = (
@@ -229,6 +232,16 @@ MUTANTS = (
             Edit(_PROVISION, '    "appendonly": "yes",\n', '    "appendonly": "no",\n'),
         ),
         ("kill valkey with a backlog",) * 3,
+        "lost",
+    ),
+    Mutant(
+        "journal fsyncs every second",
+        "Valkey answers before the block is on the disk, as most set it up",
+        (
+            Edit("standalone/valkey.py", '"appendfsync always"', '"appendfsync everysec"'),
+            Edit(_PROVISION, '    "appendfsync": "always",\n', '    "appendfsync": "everysec",\n'),
+        ),
+        (SLOW_FSYNC, SLOW_FSYNC, SLOW_FSYNC),
         "lost",
     ),
     Mutant(

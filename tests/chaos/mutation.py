@@ -20,8 +20,8 @@ import time
 from pathlib import Path
 
 import msgspec
-from chaos import checker, failpoint_moves, history, kills, mutants, truth
-from chaos.faults import Faults, Move
+from chaos import checker, failpoint_moves, history, kills, mutants, shims, truth
+from chaos.faults import Faults, Move, NotDoneError
 from chaos.mutants import CLEAN, MUTANTS, Mutant
 from chaos.numbered import Maker
 from chaos.producer import Door, Producer, run_all
@@ -40,7 +40,29 @@ PRODUCERS = 12
 RECORDS_PER_S = 2000
 RECORDS_PER_REQUEST = 40
 STYLES = ("numbered", "free", "none")
-MOVES = {**kills.MOVES, **failpoint_moves.MOVES}
+FSYNC_MS = 1500
+SLOW_S = 2.5
+
+
+async def _kill_in_a_slow_fsync(faults: Faults, dice: random.Random) -> None:
+    if faults.up.shims is None:
+        raise NotDoneError("slow fsync needs gcc, on Linux")
+    async with faults.stopped("collector"):
+        faults.up.shims.slow("valkey", FSYNC_MS)
+        try:
+            await asyncio.sleep(SLOW_S)
+            await faults.kill("valkey", backlog=await faults.entries())
+        finally:
+            faults.up.shims.slow("valkey", 0)
+
+
+MOVES = {
+    **kills.MOVES,
+    **failpoint_moves.MOVES,
+    mutants.SLOW_FSYNC: Move(1, _kill_in_a_slow_fsync),
+}
+SHOWN = {mutants.FORGOTTEN: f"{mutants.UNANSWERED}, and its markers"}
+"""Names of moves that say nothing by themselves."""
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -131,7 +153,8 @@ def row(one: Run) -> str:
     counted = ("lost", "doubled", "stuck", "accounting")
     others = ", ".join(f"{n} {kind}" for kind, n in kinds.items() if kind not in counted)
     verdict = one.mutant.caught_as or "clean"
-    what = ", ".join(dict.fromkeys(one.mutant.faults)) if one.mutant.caught_as else "all of these"
+    faults = [SHOWN.get(fault, fault) for fault in dict.fromkeys(one.mutant.faults)]
+    what = ", ".join(faults) if one.mutant.caught_as else "all of these, and more at failpoints"
     return (
         f"| {one.mutant.name} | {what} | {one.faults} | {one.load_s:.0f}"
         f" | {one.verdict.numbers['records acked']:,}"
@@ -149,6 +172,9 @@ def main() -> None:
     print(f"LOGWEIR_CHAOS_SEED={seed} at {commit or 'no commit'}\n\n{HEAD}", flush=True)
     failed = []
     for mutant in chosen(" ".join(sys.argv[1:]), seed):
+        if mutants.SLOW_FSYNC in mutant.faults and not shims.can_be_built():
+            print(f"left out: {mutant.name} needs gcc, on Linux", flush=True)
+            continue
         one = asyncio.run(run(mutant, seed))
         print(row(one), flush=True)
         if one.is_as_expected:
