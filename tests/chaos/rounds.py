@@ -58,6 +58,7 @@ class Report(msgspec.Struct):
     not_done: list[str]
     left_out: list[str]
     wrongs: list[str]
+    never: list[str]
 
     @property
     def acked(self) -> int:
@@ -67,7 +68,8 @@ class Report(msgspec.Struct):
         """All that is not as promised, in a line each."""
         kinds = [f"{count} {kind}" for kind, count in self.verdict.kinds.items()]
         lost = [f"not recovered from: {one}" for one in recovery.lost(self.done)]
-        return [*kinds, *self.wrongs, *lost]
+        never = [f"never done: {one}" for one in self.never]
+        return [*kinds, *self.wrongs, *lost, *never]
 
     def text(self) -> str:
         """All of it, for a person."""
@@ -124,6 +126,7 @@ class Round:
             not_done=self.faults.not_done,
             left_out=self._left_out,
             wrongs=wrongs,
+            never=self.faults.never,
         )
 
     def _producer(self, number: int, style: str, **more: Any) -> Producer:
