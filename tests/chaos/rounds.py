@@ -33,6 +33,9 @@ PRODUCERS, PROBERS = 16, 3
 RECORDS_PER_REQUEST = 40
 DRAIN_S = 120.0
 RECEIPTS = 150
+RECOVERED_S = 80.0
+"""By then all must be well again after a fault, and twice the longest one more, as they overlap."""
+
 CALM_REQUESTS = 60
 LATE_S = 10.0
 """How long metrics may need to show what was just committed."""
@@ -96,6 +99,7 @@ class Round:
         self._recovery = recovery.Recovery(
             up,
             [self._producer(PRODUCERS + n, "numbered", patience_s=(2.0,)) for n in range(PROBERS)],
+            give_up_s=RECOVERED_S + 2 * size.long_s[1],
         )
         found, self._left_out = moves.possible(up)
         self.faults = Faults(up, self._log, seed, found, self._recovery.follow, long_s=size.long_s)
