@@ -7,7 +7,6 @@ What is armed is read when a role starts, so it is started anew first.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import random
 import signal
@@ -57,7 +56,7 @@ async def _hang(faults: Faults, dice: random.Random, name: str, failpoint: str) 
     """Stand still there while the others go on; then die."""
     async with faults.fault(f"hang at {name}"):
         await _reach(faults, name, failpoint)
-        await asyncio.sleep(HANG_S)
+        await faults.hold(HANG_S)
         pid = faults.up.process(_role(name)).pid
         if pid is not None:
             os.kill(pid, signal.SIGKILL)
@@ -67,7 +66,7 @@ async def _fail(faults: Faults, dice: random.Random, name: str, failpoint: str) 
     """Fail there now and then for a while; a kill ends it."""
     async with faults.fault(f"fail at {name}"):
         await _arm(faults, name, failpoint)
-        await asyncio.sleep(FAIL_S)
+        await faults.hold(FAIL_S)
         faults.up.arm("")
     await faults.kill(_role(name))
 

@@ -14,6 +14,7 @@ import os
 import random
 import signal
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 
 import msgspec
@@ -25,8 +26,14 @@ from chaos.standing import Up
 from redis import exceptions
 
 WAIT_S = 20.0
+ATTEMPTS = 3
+"""How often a move looks for an occasion."""
+
 AT_ONCE = 3
 """So many moves overlap at most."""
+
+SEEN_S = 2.0
+"""How long a move waits until the supervisor has seen an end: PostgreSQL may take its time."""
 
 PAIRS = 0.3
 """The share of moves that begin within two seconds of the one before."""
@@ -99,18 +106,20 @@ class Faults:
         self.long_s = long_s
         self.done: list[Done] = []
         self.not_done: list[str] = []
+        self.came: Counter[str] = Counter()
         self.wrongs: list[str] = []
         self._log, self._seed, self._moves, self._follow = log, seed, moves, follow
         self._locks = {name: asyncio.Lock() for name in sorted(_needed(moves.values()))}
         self._room = asyncio.Semaphore(AT_ONCE)
         self._end_s = 0.0
+        self._stop = asyncio.Event()
 
     async def run(self, load_s: float, stop: asyncio.Event) -> None:
         """Do all moves, spread over the load; return when everything is ready again."""
         dice = random.Random(f"{self._seed}/faults")
         names = schedule(dice, self._moves)
         begin_s, step_s = time.monotonic(), load_s / len(names)
-        self._end_s = begin_s + load_s
+        self._end_s, self._stop = begin_s + load_s, stop
         due_s = begin_s
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -118,7 +127,7 @@ class Faults:
                     is_pair = dice.random() < PAIRS
                     late_s = dice.uniform(0.1, 0.9) * step_s
                     due_s = due_s + dice.random() if is_pair else begin_s + number * step_s + late_s
-                    await _wait(stop, due_s - time.monotonic())
+                    await self.hold(max(0.05, due_s - time.monotonic()))
                     if stop.is_set():
                         break
                     await self._room.acquire()
@@ -144,12 +153,29 @@ class Faults:
             async with contextlib.AsyncExitStack() as held:
                 for one in sorted(move.needs):
                     await held.enter_async_context(self._locks[one])
-                await move.act(self, random.Random(f"{self._seed}/{number}/{name}"))
+                for attempt in range(ATTEMPTS):
+                    dice = random.Random(f"{self._seed}/{number}/{name}/{attempt}")
+                    if await self._try(name, move, dice):
+                        break
+        finally:
+            self._room.release()
+
+    async def _try(self, name: str, move: Move, dice: random.Random) -> bool:
+        """Do a move; false when there was no occasion for it."""
+        try:
+            await move.act(self, dice)
         except _NO_OCCASION as error:
             self.not_done.append(f"{name}: {type(error).__name__} {error}"[:300])
             self.say(f"not done: {name}")
-        finally:
-            self._room.release()
+            self.came[name] += 0
+            return False
+        self.came[name] += 1
+        return True
+
+    @property
+    def never(self) -> list[str]:
+        """Moves that were tried, and never came about."""
+        return [name for name, count in self.came.items() if not count]
 
     @property
     def left_s(self) -> float:
@@ -177,13 +203,18 @@ class Faults:
     async def kill(
         self, name: str, pid: int = 0, backlog: int = -1, number: int = signal.SIGKILL
     ) -> None:
-        """Kill a process; one that was stopped is not ready, and is named by its id."""
+        """Kill a process, and return when the supervisor has seen it.
+
+        One that was stopped is not ready, and is named by its id.
+        """
         found = pid or await self.up.ready(name)
         os.kill(found, number)
         one = Done(f"{signal.Signals(number).name} {name}", time.time(), backlog=backlog)
         self.done.append(one)
         self.say(f"kill {name}" + (f" at a backlog of {backlog}" if backlog >= 0 else ""))
         self.over(one)
+        with contextlib.suppress(NotDoneError):
+            await until(self._is_seen(name, found), "its end is not seen", SEEN_S)
 
     @contextlib.asynccontextmanager
     async def stopped(self, name: str, kind: str = "", pid: int = 0) -> AsyncIterator[int]:
@@ -204,13 +235,24 @@ class Faults:
                     with contextlib.suppress(psutil.NoSuchProcess):
                         one.resume()
 
+    async def hold(self, wait_s: float) -> None:
+        """Let a fault last, unless all of it is to end."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.wait(), wait_s)
+
     # ---- help --------------------------------------------------------------------------------
 
-    async def backlog(self, dice: random.Random) -> int:
+    async def backlog(self, dice: random.Random, most: int = 60) -> int:
         """Wait until the journal holds some entries, and return how many."""
-        wanted = dice.randint(3, 60)
+        wanted = dice.randint(3, most)
         await until(self._holds(wanted), "no backlog comes")
         return await self.entries()
+
+    def _is_seen(self, name: str, pid: int) -> Callable[[], Awaitable[bool]]:
+        async def is_seen() -> bool:
+            return self.up.process(name).pid != pid
+
+        return is_seen
 
     def _holds(self, wanted: int) -> Callable[[], Awaitable[bool]]:
         async def holds() -> bool:
@@ -237,11 +279,6 @@ async def until(
         if time.monotonic() >= deadline_s:
             raise NotDoneError(problem)
         await asyncio.sleep(every_s)
-
-
-async def _wait(stop: asyncio.Event, wait_s: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(stop.wait(), max(0.05, wait_s))
 
 
 def _needed(moves: Iterable[Move]) -> set[str]:

@@ -43,7 +43,7 @@ async def _full_disk(faults: Faults, dice: random.Random, name: str) -> None:
                     continue
             else:
                 raise NotDoneError("the disk grows too fast")
-            await asyncio.sleep(dice.uniform(2.0, 5.0))
+            await faults.hold(dice.uniform(2.0, 5.0))
         finally:
             await asyncio.to_thread(faults.up.resize, name, whole_bytes)
 
@@ -54,7 +54,7 @@ async def _slow_disk(faults: Faults, dice: random.Random, name: str) -> None:
     async with faults.fault(f"slow fsync {name}", f"{fsync_ms} ms"):
         faults.up.shims.slow(name, fsync_ms)
         try:
-            await asyncio.sleep(dice.uniform(2.0, 5.0))
+            await faults.hold(dice.uniform(2.0, 5.0))
         finally:
             faults.up.shims.slow(name, 0)
 
@@ -73,7 +73,7 @@ async def _no_memory(faults: Faults, dice: random.Random) -> None:
                 await until(_is_drained(faults), "a full journal is not drained")
             except NotDoneError as error:
                 faults.wrongs.append(str(error))
-            await asyncio.sleep(dice.uniform(0.5, 2.0))
+            await faults.hold(dice.uniform(0.5, 2.0))
         finally:
             await faults.journal.config_set("maxmemory", before)
 
@@ -110,7 +110,7 @@ async def _torn_tail(faults: Faults, dice: random.Random) -> None:
             one.backlog = backlog
             os.kill(supervisor, signal.SIGSTOP)
             try:
-                await faults.kill("valkey", valkey, backlog)
+                os.kill(valkey, signal.SIGKILL)
                 await until(_is_gone(valkey), "valkey does not end")
                 folder = up.inside(up.data.path / "valkey" / "appendonlydir")
                 tail = max(
@@ -145,7 +145,7 @@ async def _clock(faults: Faults, dice: random.Random) -> None:
         if "valkey" in names:
             faults.say(FORGET)  # markers are found by the time that the journal's server has
         try:
-            await asyncio.sleep(dice.uniform(2.0, 6.0))
+            await faults.hold(dice.uniform(2.0, 6.0))
         finally:
             for name in names:
                 faults.up.shims.step(name, 0)

@@ -44,7 +44,7 @@ async def _with_backlog(faults: Faults, dice: random.Random, *targets: str) -> N
 async def _postgres_then_valkey(faults: Faults, dice: random.Random) -> None:
     await faults.up.ready("valkey")
     await faults.kill("postgres")
-    await faults.kill("valkey", backlog=await faults.backlog(dice))
+    await faults.kill("valkey", backlog=await faults.backlog(dice, most=12))
 
 
 async def _half_a_commit(faults: Faults, dice: random.Random) -> None:
@@ -95,6 +95,7 @@ async def _forgotten_append(faults: Faults, dice: random.Random) -> None:
 async def _appended(faults: Faults) -> AsyncIterator[int]:
     """While the journal stands still, appends gather before it; then ingest does, and the
     journal takes them all. Yields the id of ingest."""
+    await faults.up.ready("valkey")
     ingest = await faults.up.ready("ingest")
     async with contextlib.AsyncExitStack() as ingest_stands:
         async with faults.stopped("valkey"):

@@ -71,7 +71,7 @@ class Run(msgspec.Struct, frozen=True):
     mutant: Mutant
     verdict: checker.Verdict
     faults: int
-    not_done: tuple[str, ...]
+    never: tuple[str, ...]
     load_s: float
     folder: Path
 
@@ -80,7 +80,7 @@ class Run(msgspec.Struct, frozen=True):
         kinds = self.verdict.kinds
         if self.mutant.caught_as:
             return self.mutant.caught_as in kinds
-        return not kinds and not self.not_done
+        return not kinds and not self.never
 
 
 def move(fault: str) -> Move:
@@ -105,7 +105,7 @@ async def run(mutant: Mutant, seed: int) -> Run:
         up.stop()
         shutil.rmtree(code)
     verdict = checker.judge(found, there)
-    return Run(mutant, verdict, len(harm.done), tuple(harm.not_done), load_s, up.folder)
+    return Run(mutant, verdict, len(harm.done), tuple(harm.never), load_s, up.folder)
 
 
 async def _load(up: Up, log: history.Log, mutant: Mutant, seed: int) -> tuple[Faults, float]:
@@ -181,8 +181,8 @@ def main() -> None:
             shutil.rmtree(one.folder, ignore_errors=True)
         else:
             failed.append(f"{mutant.name}, in {one.folder}: {checker.report(one.verdict, seed)}")
-        for fault in one.not_done:
-            print(f"not done: {fault}", flush=True)
+        for fault in one.never:
+            print(f"never done: {fault}", flush=True)
     if failed:
         raise SystemExit("\n\n".join(["", *failed]))
 

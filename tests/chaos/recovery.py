@@ -20,9 +20,6 @@ from chaos.history import Answer
 from chaos.producer import Producer, client_of
 from chaos.standing import Up
 
-GIVE_UP_S = 90.0
-"""A fault that nothing has recovered from after so long counts as one that nothing does."""
-
 EDGES_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 POLL_S = 0.1
 
@@ -32,10 +29,16 @@ class _State(msgspec.Struct):
 
 
 class Recovery:
-    """Follows faults; each of `probers` has one request on its way at a time."""
+    """Follows faults.
 
-    def __init__(self, up: Up, probers: Sequence[Producer]) -> None:
-        self._up, self._probers = up, probers
+    Args:
+        up: the installation.
+        probers: each has one request on its way at a time.
+        give_up_s: what was not recovered from after so long counts as if it never were.
+    """
+
+    def __init__(self, up: Up, probers: Sequence[Producer], give_up_s: float) -> None:
+        self._up, self._probers, self._give_up_s = up, probers, give_up_s
         self._waiting: list[Done] = []
         self._asked, self._stopping = asyncio.Event(), False
 
@@ -81,13 +84,13 @@ class Recovery:
         self._waiting = [
             one
             for one in self._waiting
-            if one.stored_s is None and now_s - (one.end_s or now_s) < GIVE_UP_S
+            if one.stored_s is None and now_s - (one.end_s or now_s) < self._give_up_s
         ]
 
     async def _is_stored(self, answer: Answer) -> bool:
         url = f"{self._up.shown().url}/api/v1/receipts/{answer.receipt}"
         headers = {"Authorization": f"Bearer {self._up.place.query_key}"}
-        deadline_s = time.monotonic() + GIVE_UP_S
+        deadline_s = time.monotonic() + self._give_up_s
         async with httpx2.AsyncClient(headers=headers, trust_env=False, timeout=3) as client:
             while time.monotonic() < deadline_s:
                 try:

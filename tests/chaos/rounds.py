@@ -33,6 +33,9 @@ PRODUCERS, PROBERS = 16, 3
 RECORDS_PER_REQUEST = 40
 DRAIN_S = 120.0
 RECEIPTS = 150
+RECOVERED_S = 80.0
+"""By then all must be well again after a fault, and twice the longest one more, as they overlap."""
+
 CALM_REQUESTS = 60
 LATE_S = 10.0
 """How long metrics may need to show what was just committed."""
@@ -58,6 +61,7 @@ class Report(msgspec.Struct):
     not_done: list[str]
     left_out: list[str]
     wrongs: list[str]
+    never: list[str]
 
     @property
     def acked(self) -> int:
@@ -67,7 +71,8 @@ class Report(msgspec.Struct):
         """All that is not as promised, in a line each."""
         kinds = [f"{count} {kind}" for kind, count in self.verdict.kinds.items()]
         lost = [f"not recovered from: {one}" for one in recovery.lost(self.done)]
-        return [*kinds, *self.wrongs, *lost]
+        never = [f"never done: {one}" for one in self.never]
+        return [*kinds, *self.wrongs, *lost, *never]
 
     def text(self) -> str:
         """All of it, for a person."""
@@ -94,6 +99,7 @@ class Round:
         self._recovery = recovery.Recovery(
             up,
             [self._producer(PRODUCERS + n, "numbered", patience_s=(2.0,)) for n in range(PROBERS)],
+            give_up_s=RECOVERED_S + 2 * size.long_s[1],
         )
         found, self._left_out = moves.possible(up)
         self.faults = Faults(up, self._log, seed, found, self._recovery.follow, long_s=size.long_s)
@@ -124,6 +130,7 @@ class Round:
             not_done=self.faults.not_done,
             left_out=self._left_out,
             wrongs=wrongs,
+            never=self.faults.never,
         )
 
     def _producer(self, number: int, style: str, **more: Any) -> Producer:

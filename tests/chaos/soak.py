@@ -23,7 +23,7 @@ from chaos.faults import Done
 from chaos.rounds import Round
 from chaos.standing import Up
 
-SIZE = rounds.Size(load_s=600.0, records_per_s=1500, long_s=(4.0, 90.0))
+SIZE = rounds.Size(load_s=600.0, records_per_s=1500, long_s=(4.0, 70.0))
 PROGRESS_S = 30.0
 
 
@@ -83,14 +83,16 @@ class Soak:
         memory = {name: some[-1].pss_bytes >> 20 for name, some in self._growth.samples.items()}
         return (
             f"{(time.monotonic() - self._begin_s) / 60:.1f} min, {acked:,} records acked,"
-            f" {faults} faults, {len(self.problems())} wrong, {sum(memory.values())} MiB:"
+            f" {faults} faults, {len(self._wrong())} wrong, {sum(memory.values())} MiB:"
             f" {', '.join(f'{name} {mib}' for name, mib in memory.items())}"
         )
 
     def problems(self) -> list[str]:
         """All that is not as promised, so far."""
-        told = [problem for one in self._told for problem in one.problems]
-        return [*told, *growth.grown(self._growth.samples)]
+        return [*self._wrong(), *growth.grown(self._growth.samples)]
+
+    def _wrong(self) -> list[str]:
+        return [problem for one in self._told for problem in one.problems]
 
     def text(self) -> str:
         """All rounds together."""

@@ -5,7 +5,6 @@ A process that stands still is no cut network: its kernel goes on taking and sen
 
 from __future__ import annotations
 
-import asyncio
 import random
 from functools import partial
 
@@ -15,14 +14,14 @@ from chaos.proxy import LINKS
 
 async def _short(faults: Faults, dice: random.Random, name: str) -> None:
     async with faults.stopped(name):
-        await asyncio.sleep(dice.uniform(0.2, 1.5))
+        await faults.hold(dice.uniform(0.2, 1.5))
 
 
 async def _long(faults: Faults, dice: random.Random) -> None:
     """Long enough for deadlines to pass; the supervisor ends what gives no answer for a minute."""
     name = dice.choice(PROCESSES)
     async with faults.stopped(name, f"SIGSTOP {name}, long"):
-        await asyncio.sleep(dice.uniform(*faults.long_s))
+        await faults.hold(dice.uniform(*faults.long_s))
 
 
 async def _cut(faults: Faults, dice: random.Random, link: str) -> None:
@@ -34,7 +33,7 @@ async def _cut(faults: Faults, dice: random.Random, link: str) -> None:
     async with faults.fault(f"cut {link}", f"{word} for {hold_s:.1f} s, then {end}"):
         tell(link, word)
         try:
-            await asyncio.sleep(hold_s)
+            await faults.hold(hold_s)
         finally:
             if end == "cut":
                 tell(link, "cut")

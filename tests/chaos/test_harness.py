@@ -263,7 +263,7 @@ def test_a_calm_stretch_comes_out_to_the_record():
     [
         ([Sample(100 << 20, 20)] * 60, False),
         ([Sample((100 + n) << 20, 20) for n in range(60)], False),
-        ([Sample((100 + 3 * n) << 20, 20) for n in range(60)], True),
+        ([Sample((100 + 6 * n) << 20, 20) for n in range(60)], True),
         ([Sample(100 << 20, 20 + 2 * n) for n in range(60)], True),
         ([Sample((1 + 99 * (n > 5)) << 20, 20) for n in range(60)], False),
     ],
@@ -284,7 +284,7 @@ def test_times_to_recover_fall_into_their_buckets():
 
 
 async def test_a_record_counts_for_the_faults_that_were_over_when_it_was_sent():
-    followed = recovery.Recovery(_Nothing(), [])  # type: ignore[arg-type]
+    followed = recovery.Recovery(_Nothing(), [], 60)  # type: ignore[arg-type]
     early, late = Done("a", 1.0, 2.0), Done("b", 1.0, 9.0)
     for one in (early, late):
         followed.follow(one)

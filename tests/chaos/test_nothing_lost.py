@@ -11,7 +11,7 @@ import pytest
 from chaos import figures, growth, rounds
 from chaos.standing import Up
 
-SIZE = rounds.Size(load_s=330.0, records_per_s=1500)
+SIZE = rounds.Size(load_s=330.0, records_per_s=1800)
 FAULTS, ACKED = 150, 300_000
 """Least of what a run must have had to count for anything."""
 

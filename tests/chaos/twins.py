@@ -52,7 +52,7 @@ async def _beside(faults: Faults, dice: random.Random) -> None:
     consumer = f"twin-{dice.getrandbits(32):x}"
     async with _twin(faults, consumer) as process, faults.fault("two collectors"):
         await until(_holds_blocks(faults, consumer), "the twin gets no blocks")
-        await asyncio.sleep(dice.uniform(0.5, 4.0))
+        await faults.hold(dice.uniform(0.5, 4.0))
         if faults.left_s > CLAIM_S:
             await until(_holds_blocks(faults, consumer), "the twin gets no blocks")
             process.send_signal(signal.SIGKILL)
@@ -82,7 +82,7 @@ async def _on_one_block(faults: Faults, dice: random.Random) -> None:
         await writers(connection, "wait_event_type = 'Lock'", wanted=True)
         if dice.random() < 0.5:
             await _end_idle(connection)
-        await asyncio.sleep(dice.uniform(0.2, 1.0))
+        await faults.hold(dice.uniform(0.2, 1.0))
 
 
 async def _end_idle(connection: psycopg.AsyncConnection) -> None:
