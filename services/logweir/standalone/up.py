@@ -202,6 +202,8 @@ def _write_demo(place: Folder) -> None:
 
 def _listening() -> socket.socket:
     made = socket.socket()
+    # As the look for a free port does: connections of an earlier server may not be over yet.
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     made.bind((servers.LOOPBACK, servers.free_port()))
     made.listen(1024)
     return made
