@@ -120,11 +120,11 @@ NEEDS = frozenset({"ingest", "collector", "keeper", "supervisor"})
 """One at a time: what is armed is in one file, which any role may read that starts."""
 
 MOVES = {
-    "ingest dies at a failpoint": Move(4, partial(_die_somewhere, role="ingest"), NEEDS),
-    "collector dies at a failpoint": Move(6, partial(_die_somewhere, role="collector"), NEEDS),
-    "keeper dies at a failpoint": Move(2, partial(_die_somewhere, role="keeper"), NEEDS),
-    "errors at a failpoint": Move(4, _fail_somewhere, NEEDS),
+    "ingest dies at a failpoint": Move(2, partial(_die_somewhere, role="ingest"), NEEDS),
+    "collector dies at a failpoint": Move(3, partial(_die_somewhere, role="collector"), NEEDS),
+    "keeper dies at a failpoint": Move(1, partial(_die_somewhere, role="keeper"), NEEDS),
+    "errors at a failpoint": Move(2, _fail_somewhere, NEEDS),
     "values are refused": Move(1, at("collector.refusal:error:0.6"), NEEDS),
-    "collector asleep in a commit": Move(2, at("collector.before_commit:hang:1"), NEEDS),
+    "collector asleep in a commit": Move(1, at("collector.before_commit:hang:1"), NEEDS),
 }
 """Those of a schedule."""
