@@ -154,8 +154,8 @@ async def _clock(faults: Faults, dice: random.Random) -> None:
 
 
 MOVES = {
-    "maxmemory": Move(4, _no_memory, DIRECTED),
-    "torn tail": Move(4, _torn_tail, DIRECTED),
+    "maxmemory": Move(3, _no_memory, DIRECTED),
+    "torn tail": Move(3, _torn_tail, DIRECTED),
 }
 SHIMMED = {
     "clock": Move(10, _clock, frozenset({"clocks"})),
@@ -163,6 +163,6 @@ SHIMMED = {
     "slow fsync valkey": Move(4, partial(_slow_disk, name="valkey"), frozenset({"fsync valkey"})),
 }
 FULL = {
-    f"disk full {name}": Move(3, partial(_full_disk, name=name), frozenset({name}))
+    f"disk full {name}": Move(2, partial(_full_disk, name=name), frozenset({name}))
     for name in ("postgres", "valkey")
 }

@@ -174,7 +174,8 @@ async def writers(connection: psycopg.AsyncConnection, condition: str, *, wanted
     await until(is_so, f"waited in vain for writers: {condition} {wanted}", WAIT_S)
 
 
-_COUNTS = {"ingest": 4, "collector": 4, "postgres": 3, "valkey": 2, "gateway": 4}
+_COUNTS = {"valkey": 1, "gateway": 4}
+"""One that dies anew before it was ready for 20 s waits for up to 8 s: not too often, then."""
 
 MOVES = {
     **{
@@ -184,15 +185,15 @@ MOVES = {
         for name in PROCESSES
     },
     "kill valkey with a backlog": Move(
-        4, lambda faults, dice: _with_backlog(faults, dice, "valkey"), DIRECTED
+        3, lambda faults, dice: _with_backlog(faults, dice, "valkey"), DIRECTED
     ),
     "kill both with a backlog": Move(
-        2, lambda faults, dice: _with_backlog(faults, dice, "collector", "valkey"), DIRECTED
+        1, lambda faults, dice: _with_backlog(faults, dice, "collector", "valkey"), DIRECTED
     ),
-    "kill postgres, then valkey with a backlog": Move(3, _postgres_then_valkey, DIRECTED),
-    "kill collector within a commit": Move(4, _half_a_commit, DIRECTED),
-    "kill both between commit and ack": Move(3, _commit_without_ack, DIRECTED),
-    "kill ingest between append and answer": Move(3, _append_without_answer, DIRECTED),
+    "kill postgres, then valkey with a backlog": Move(2, _postgres_then_valkey, DIRECTED),
+    "kill collector within a commit": Move(3, _half_a_commit, DIRECTED),
+    "kill both between commit and ack": Move(2, _commit_without_ack, DIRECTED),
+    "kill ingest between append and answer": Move(2, _append_without_answer, DIRECTED),
     "the same, and its markers": Move(3, _forgotten_append, DIRECTED),
     "stop postgres at once": Move(4, _immediate_stop, frozenset({"postgres"})),
     "end a backend": Move(8, partial(_end_backend, by_force=False), frozenset({"postgres"})),

@@ -33,7 +33,7 @@ PRODUCERS, PROBERS = 16, 3
 RECORDS_PER_REQUEST = 40
 DRAIN_S = 120.0
 RECEIPTS = 150
-RECOVERED_S = 80.0
+RECOVERED_S = 106.0
 """By then all must be well again after a fault, and twice the longest one more, as they overlap."""
 
 CALM_REQUESTS = 60

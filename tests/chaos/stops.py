@@ -42,8 +42,8 @@ async def _cut(faults: Faults, dice: random.Random, link: str) -> None:
 
 MOVES = {
     **{
-        f"stop {name}": Move(2, partial(_short, name=name), frozenset({name})) for name in PROCESSES
+        f"stop {name}": Move(3, partial(_short, name=name), frozenset({name})) for name in PROCESSES
     },
     "stop one for long": Move(4, _long, frozenset(PROCESSES)),
-    **{f"cut {link}": Move(3, partial(_cut, link=link), frozenset({link})) for link in LINKS},
+    **{f"cut {link}": Move(4, partial(_cut, link=link), frozenset({link})) for link in LINKS},
 }
