@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 
 import msgspec
@@ -175,7 +176,12 @@ def main() -> None:
         if mutants.SLOW_FSYNC in mutant.faults and not shims.can_be_built():
             print(f"left out: {mutant.name} needs gcc, on Linux", flush=True)
             continue
-        one = asyncio.run(run(mutant, seed))
+        try:
+            one = asyncio.run(run(mutant, seed))
+        except Exception:
+            failed.append(f"{mutant.name}: {traceback.format_exc()}")
+            print(f"{mutant.name} could not be judged", flush=True)
+            continue
         print(row(one), flush=True)
         if one.is_as_expected:
             shutil.rmtree(one.folder, ignore_errors=True)
