@@ -17,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import httpx2
 import msgspec
 import psutil
 from chaos import launch, shims
@@ -265,6 +266,15 @@ class Up:
             ingest_key=found.keys["in"],
             query_key=found.keys["out"],
         )
+        await self._known(deadline_s)
+
+    async def _known(self, deadline_s: float) -> None:
+        """Wait until ingest knows the new key: it reads its binding twice a second."""
+        headers = {"Authorization": f"Bearer {self.place.ingest_key}"}
+        async with httpx2.AsyncClient(headers=headers, trust_env=False, timeout=5) as client:
+            while (await client.post(self.place.ingest_url)).status_code != 400:
+                assert time.monotonic() < deadline_s, "ingest does not know the key"
+                await asyncio.sleep(0.05)
 
     def _is_served(self, name: str) -> bool:
         keys = read_json(
