@@ -35,13 +35,13 @@ spec: {tenantRef: {name: leaving}}
 """
 
 
-@pytest.fixture(scope="module")
-def points(tmp_path_factory) -> Path:
+@pytest.fixture
+def points(tmp_path) -> Path:
     """What each role that starts reads its failpoints from."""
-    return tmp_path_factory.mktemp("failpoints") / "points"
+    return tmp_path / "points"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def up(points: Path) -> Iterator[Up]:
     with upping(env=failing.environment(f"@{points}")) as made:
         yield made
@@ -87,6 +87,7 @@ def test_a_first_start_that_dies_at_each_step_is_ready_after_all(up, points):
 
 @pytest.mark.slow
 def test_a_deletion_that_dies_at_each_step_is_completed(up, points):
+    up.start()
     up.ok("apply", "-f", "-", given=MANIFEST)
     pipelines = ("get", "logpipeline/web", "-o", "yaml")
     up.until(lambda: "pipelineId" in up.ok(*pipelines))
@@ -104,6 +105,7 @@ def test_a_deletion_that_dies_at_each_step_is_completed(up, points):
     assert "leaving" not in up.ok("get", "all")
 
 
+@pytest.mark.slow
 def test_after_a_supervisor_that_died_between_servers_and_roles_the_next_one_starts():
     with upping(env=failing.environment("up.before_roles:crash:1")) as dying:
         ended = dying.begin().wait(60)
