@@ -34,8 +34,9 @@ LEAD_S = 3.0
 STEP_S = 2.0
 """Load between two faults."""
 
-DRAIN_S = 12.0
-"""Longer than a sound collector needs; what a mutant leaves is stuck."""
+DRAIN_S, SOUND_DRAIN_S = 12.0, 90.0
+"""Longer than a sound collector needs, of which the second is patient on a busy machine; what a
+mutant leaves is stuck."""
 
 PRODUCERS = 12
 RECORDS_PER_S = 2000
@@ -98,7 +99,7 @@ async def run(mutant: Mutant, seed: int) -> Run:
         await up.open("mutant")
         log = history.Log(up.folder / "history.ndjson")
         harm, load_s = await _load(up, log, mutant, seed)
-        await truth.drained(up, DRAIN_S)
+        await truth.drained(up, DRAIN_S if mutant.edits else SOUND_DRAIN_S)
         found = history.fold(history.read(log.path))
         there = await truth.read(up, truth.sample(found, seed, 50))
         log.close()
