@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+HOURS ?= 4
+MUTANTS ?= 3
 
-.PHONY: help install up test fuzz lint lock chaos bench bench-growth bench-page profile clean
+.PHONY: help install up test fuzz lint lock chaos mutants bench bench-growth bench-page profile clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -26,8 +28,16 @@ up: install ## start all of Logweir here; Ctrl-C stops it (ARGS="--port 8080" an
 test: install ## all tests that need no root, but for `make chaos`
 	$(BIN)/pytest -m "not chaos" $(ARGS)
 
-chaos: install ## kill -9 under load: nothing lost, nothing doubled (about three minutes)
+chaos: install ## faults under load: nothing lost, nothing doubled (ten minutes; SIZE=soak HOURS=4)
+ifeq ($(SIZE),soak)
+	PYTHONPATH=tests $(BIN)/python -m chaos.soak --hours $(HOURS) $(ARGS)
+else
 	$(BIN)/pytest -m chaos -s tests/chaos $(ARGS)
+	@$(MAKE) --no-print-directory mutants ONLY=$(MUTANTS)
+endif
+
+mutants: install ## broken copies of the product, each of which must be caught (ONLY=3: some of them; ONLY="NAME, NAME")
+	PYTHONPATH=tests $(BIN)/python -m chaos.mutation $(ONLY)
 
 fuzz: install ## one decoder with coverage: TARGET=logql SECONDS=600; targets are in tests/fuzz (Linux on x86-64)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes --requirement requirements-fuzz.lock

@@ -91,8 +91,8 @@ class Up:
         self.ok("up", "--detach", *(options or ("--port", 0)))
         return time.monotonic() - begun_s
 
-    def start(self) -> subprocess.Popen[str]:
-        """Start it in the foreground of a terminal that nobody watches; return when it is ready."""
+    def begin(self) -> subprocess.Popen[str]:
+        """Start it in the foreground of a terminal that nobody watches."""
         with (self.home / "said").open("ab") as said:
             self.foreground = subprocess.Popen(
                 self.command("up", "--port", 0),
@@ -103,6 +103,11 @@ class Up:
                 start_new_session=True,
                 **self.process,
             )
+        return self.foreground
+
+    def start(self) -> subprocess.Popen[str]:
+        """The same; return when it is ready."""
+        self.begin()
 
         def is_ready() -> bool:
             assert self.foreground is not None

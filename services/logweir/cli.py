@@ -110,6 +110,7 @@ def up(
     from logweir.standalone import up as standing
     from logweir.standalone.status import welcome
 
+    _arm_failpoints()
     place, program = _folder(data), _program()
     where = f" --data {data}" if data else ""
     if detach:
@@ -124,6 +125,15 @@ def up(
         tell=lambda text: _say(f"- {text}"),
     )
     _say("Stopped.")
+
+
+def _arm_failpoints() -> None:
+    """Take LOGWEIR_FAILPOINT, for tests; LOGWEIR_MODE must allow it."""
+    from logweir.backends import failpoint
+
+    spec = os.environ.get("LOGWEIR_FAILPOINT", "")
+    failpoint.check(spec, os.environ.get("LOGWEIR_MODE") or "production")
+    failpoint.arm(spec)
 
 
 def _program() -> str:
@@ -501,6 +511,7 @@ def run(
 
     from logweir.runtime.settings import Settings
 
+    _arm_failpoints()
     name = _choice("ROLE", role, ("ingest", "collector", "query", "keeper"))
     settings = Settings(
         role=name,

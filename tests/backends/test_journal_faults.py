@@ -7,13 +7,15 @@ import os
 import random
 import secrets
 import signal
+import socket
 
 import pytest
+import uvloop
 import world
 
 from logweir.backends import journal, provision
 from logweir.core import errors, ids, names
-from logweir.standalone import binaries
+from logweir.standalone import binaries, servers
 
 
 @pytest.fixture(params=["valkey", "redis7"])
@@ -288,3 +290,18 @@ async def test_the_embedded_servers_have_no_problem(make_journal_tenant, each_jo
 
     provision.check(problems)
     assert problems == []
+
+
+def test_a_connection_that_is_reset_while_it_is_made_is_a_journal_that_does_not_answer():
+    async def write_to_a_closed_one(port: int) -> None:
+        _, writer = await asyncio.open_connection(servers.LOOPBACK, port)
+        writer.transport.abort()
+        await asyncio.sleep(0.01)  # the loop closes it in its next turn
+        async with journal.door("take the block", 1.0):
+            writer.writelines([b"PING"])
+
+    with (
+        socket.create_server((servers.LOOPBACK, 0)) as listening,
+        pytest.raises(journal.UnreachableError, match="the block: the connection was closed"),
+    ):
+        uvloop.run(write_to_a_closed_one(listening.getsockname()[1]))

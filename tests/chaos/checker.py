@@ -26,12 +26,17 @@ LISTED = 12
 
 
 class Stored(msgspec.Struct, frozen=True):
-    """A record as it was read: its name, its id (time, block, index), and its content's digest."""
+    """A record as it was read: its name, its id (time, block, index), and its content's digest.
+
+    `sent` is the digest of what was sent, where that differs by rule: a timestamp too far in the
+    future (for a clock that is behind) is replaced by the arrival, and kept beside.
+    """
 
     producer: int
     seq: int
     id: str
     digest: str
+    sent: str = ""
 
     @property
     def name(self) -> Name:
@@ -172,7 +177,8 @@ class _Judge:
         intent, outcome = request.intent, request.outcome
         name = (intent.producer, intent.first + index)
         kept = self.quarantined[name]
-        if any(one.digest != intent.digests[index] for one in self.found.get(name, ())):
+        sent = intent.digests[index]
+        if any((one.sent or one.digest) != sent for one in self.found.get(name, ())):
             self.miss("wrong content", "the stored record is not the one sent", request, index)
         if intent.reuses:
             self.reused(request, index, copies, kept)
@@ -257,11 +263,21 @@ class _Judge:
         if request.sent > 1:  # then another block may have been the first to be settled
             allowed.append(Outcome(repeated=whole.total))
         found = self.truth.outcomes.get(ack.receipt)
+        if self.is_refused(ack.receipt):
+            return
         if found not in allowed:
             self.miss("wrong receipt", f"{ack.receipt}: the ledger says {found}", request)
         word = self.truth.receipts.get(ack.receipt, "stored")
         if word != "stored":
             self.miss("wrong receipt", f"{ack.receipt}: the API says {word}", request)
+
+    def is_refused(self, receipt: str) -> bool:
+        """Whether the receipt's block is in quarantine as a whole, with one outcome for all of it.
+        Which of its records are there, `record` looks at."""
+        block = receipt.rpartition(".")[0]
+        first = self.truth.outcomes.get(f"{block}.0", Outcome())
+        is_whole = f"{block}.1" not in self.truth.outcomes and first.quarantined > 0
+        return is_whole and self.truth.receipts.get(receipt, "quarantined") == "quarantined"
 
     # ---- the whole ---------------------------------------------------------------------------
 

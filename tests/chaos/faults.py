@@ -1,10 +1,9 @@
-"""Faults under load: who is killed when, by a seed; and how long each takes to be back.
+"""Faults under load: what is done to whom and when, by a seed.
 
-    schedule(seed) -> a move ... kill -9 -> a watch until the process is ready again
+    schedule(seed) -> moves (moves.py) -> faults ... each over -> recovery.py: when is all well?
 
-Besides kills at any moment there are directed ones, at the moments that lose or double records in
-a system that is wrong: the journal dies while it holds a backlog, a commit is never acknowledged,
-an append is never answered and then forgotten.
+A move is one or more faults that belong together, such as: stop the collector, wait until the
+journal holds a backlog, kill the journal. Moves overlap unless they need the same process or link.
 """
 
 from __future__ import annotations
@@ -15,238 +14,284 @@ import os
 import random
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 
 import msgspec
+import psutil
 import psycopg
-from chaos.history import FORGET, Fault, Log
+from chaos.history import Fault, Log
+from chaos.proxy import LINKS
 from chaos.standing import Up
 from redis import exceptions
 
 WAIT_S = 20.0
-GATHER_S = 0.4
-"""How long the journal stands still: most producers wait for an answer then."""
+ATTEMPTS = 3
+"""How often a move looks for an occasion."""
 
-LAST = "collector"
-"""What it held is left to its successor, with no other fault to make it look for more."""
+AT_ONCE = 3
+"""So many moves overlap at most."""
+
+SEEN_S = 2.0
+"""How long a move waits until the supervisor has seen an end: PostgreSQL may take its time."""
+
+PAIRS = 0.3
+"""The share of moves that begin within two seconds of the one before."""
+
+ROLES = ("ingest", "collector", "query", "keeper", "operator", "gateway")
+PROCESSES = (*ROLES, "postgres", "valkey")
+EVERYTHING = frozenset({*PROCESSES, *LINKS, "supervisor"})
 
 
-class Kill(msgspec.Struct):
-    """One kill -9. `backlog` is what the journal held, -1 when nobody asked."""
+class NotDoneError(Exception):
+    """A move that found no occasion; it is told, and counts for nothing."""
 
-    target: str
+
+_NO_OCCASION = (
+    NotDoneError,
+    AssertionError,
+    OSError,
+    psutil.Error,
+    psycopg.Error,
+    exceptions.RedisError,
+    TimeoutError,
+)
+
+
+class Move(msgspec.Struct, frozen=True):
+    """A kind of move: how often it comes in a schedule, and what it has for itself meanwhile."""
+
+    count: int
+    act: Callable[[Faults, random.Random], Awaitable[None]]
+    needs: frozenset[str] = frozenset()
+
+
+class Done(msgspec.Struct):
+    """One fault. Times are seconds of the wall clock; `end_s` is when it was over.
+
+    `acked_s` and `stored_s` are how long after that a fresh record was acknowledged, and found in
+    the store by its receipt; None when never.
+    """
+
+    kind: str
     at_s: float
+    end_s: float | None = None
+    acked_s: float | None = None
+    stored_s: float | None = None
     backlog: int = -1
-    back_s: float | None = None
 
 
 class Faults:
-    """Does the moves of a schedule to a running `up`."""
+    """Does the moves of a schedule to a running `up`.
 
-    def __init__(self, up: Up, log: Log, seed: int) -> None:
-        self._up, self._log = up, log
-        self._random = random.Random(f"{seed}/faults")
-        self._journal = up.journal()
-        self._prefix = up.prefix()
-        self._watches: list[asyncio.Task[None]] = []
-        self.kills: list[Kill] = []
+    Args:
+        up: the installation, with its tenant open.
+        log: gets a line for each fault.
+        seed: of the schedule.
+        moves: by name.
+        follow: is told of each fault that is over.
+        long_s: how long the long ones last, at least and at most.
+    """
 
-    async def run(self, load_s: float) -> None:
+    def __init__(
+        self,
+        up: Up,
+        log: Log,
+        seed: int,
+        moves: Mapping[str, Move],
+        follow: Callable[[Done], None],
+        long_s: tuple[float, float] = (4.0, 7.0),
+    ) -> None:
+        self.up, self.journal, self.prefix = up, up.journal(), up.prefix()
+        self.long_s = long_s
+        self.done: list[Done] = []
+        self.not_done: list[str] = []
+        self.came: Counter[str] = Counter()
+        self.wrongs: list[str] = []
+        self._log, self._seed, self._moves, self._follow = log, seed, moves, follow
+        self._locks = {name: asyncio.Lock() for name in sorted(_needed(moves.values()))}
+        self._room = asyncio.Semaphore(AT_ONCE)
+        self._end_s = 0.0
+        self._stop = asyncio.Event()
+
+    async def run(self, load_s: float, stop: asyncio.Event) -> None:
         """Do all moves, spread over the load; return when everything is ready again."""
-        moves = schedule(self._random)
-        begin_s, step_s = time.monotonic(), load_s / len(moves)
+        dice = random.Random(f"{self._seed}/faults")
+        names = schedule(dice, self._moves)
+        begin_s, step_s = time.monotonic(), load_s / len(names)
+        self._end_s, self._stop = begin_s + load_s, stop
+        due_s = begin_s
         try:
-            for number, move in enumerate(moves):
-                due_s = begin_s + (number + self._random.uniform(0.1, 0.9)) * step_s
-                await asyncio.sleep(max(0.1, due_s - time.monotonic()))
-                await MOVES[move][1](self)
-            await asyncio.gather(*self._watches)
-            await self._up.all_ready()
+            async with asyncio.TaskGroup() as tasks:
+                for number, name in enumerate(names):
+                    is_pair = dice.random() < PAIRS
+                    late_s = dice.uniform(0.1, 0.9) * step_s
+                    due_s = due_s + dice.random() if is_pair else begin_s + number * step_s + late_s
+                    await self.hold(max(0.05, due_s - time.monotonic()))
+                    if stop.is_set():
+                        break
+                    await self._room.acquire()
+                    tasks.create_task(self._do(number, name))
+            await self.up.all_ready()
         finally:
-            for watch in self._watches:
-                watch.cancel()
-            await asyncio.gather(*self._watches, return_exceptions=True)
-            await self._journal.aclose()
+            await self.journal.aclose()
 
-    # ---- moves -------------------------------------------------------------------------------
+    async def one_by_one(self, names: Sequence[str], every_s: float) -> None:
+        """Do these moves in their order, each when the one before has ended."""
+        try:
+            for number, name in enumerate(names):
+                await asyncio.sleep(every_s)
+                await self._room.acquire()
+                await self._do(number, name)
+            await self.up.all_ready()
+        finally:
+            await self.journal.aclose()
 
-    async def _kill(self, target: str, backlog: int = -1) -> None:
-        pid = await self._up.ready(target)
-        os.kill(pid, signal.SIGKILL)
-        self._say(f"kill {target}" + (f" at a backlog of {backlog}" if backlog >= 0 else ""))
-        kill = Kill(target, time.monotonic(), backlog)
-        self.kills.append(kill)
-        self._watches.append(asyncio.create_task(self._watch(kill, pid)))
+    async def _do(self, number: int, name: str) -> None:
+        move = self._moves[name]
+        try:
+            async with contextlib.AsyncExitStack() as held:
+                for one in sorted(move.needs):
+                    await held.enter_async_context(self._locks[one])
+                for attempt in range(ATTEMPTS):
+                    dice = random.Random(f"{self._seed}/{number}/{name}/{attempt}")
+                    if await self._try(name, move, dice):
+                        break
+        finally:
+            self._room.release()
 
-    async def _watch(self, kill: Kill, pid: int) -> None:
-        await self._up.ready(kill.target, not_pid=pid)
-        kill.back_s = time.monotonic() - kill.at_s
+    async def _try(self, name: str, move: Move, dice: random.Random) -> bool:
+        """Do a move; false when there was no occasion for it."""
+        try:
+            await move.act(self, dice)
+        except _NO_OCCASION as error:
+            self.not_done.append(f"{name}: {type(error).__name__} {error}"[:300])
+            self.say(f"not done: {name}")
+            self.came[name] += 0
+            return False
+        self.came[name] += 1
+        return True
 
-    async def _with_backlog(self, *targets: str) -> None:
-        """Kill these while the journal holds entries, for the collector stands still."""
-        collector = await self._up.ready("collector")
-        await self._up.ready("valkey")
-        os.kill(collector, signal.SIGSTOP)
-        self._say("stop collector")
-        backlog = await self._backlog()
-        for target in targets:
-            await self._kill(target, backlog)
-        if "collector" not in targets:
-            os.kill(collector, signal.SIGCONT)
-            self._say("continue collector")
+    @property
+    def never(self) -> list[str]:
+        """Moves that were tried, and never came about."""
+        return [name for name, count in self.came.items() if not count]
 
-    async def _postgres_then_valkey(self) -> None:
-        await self._up.ready("valkey")
-        await self._kill("postgres")
-        await self._kill("valkey", await self._backlog())
+    @property
+    def left_s(self) -> float:
+        """How long the load goes on."""
+        return self._end_s - time.monotonic()
 
-    async def _half_a_commit(self) -> None:
-        """Kill the collector within its transaction: what it did not commit comes again."""
-        async with self._stalled_commit():
-            await self._kill("collector", await self._entries())
-
-    async def _commit_without_ack(self) -> None:
-        """Kill both when a commit has taken place and its ack has not: the blocks come again."""
-        async with self._stalled_commit() as connection:
-            backlog = await self._entries()
-            os.kill(await self._up.ready("valkey"), signal.SIGSTOP)
-            self._say("stop valkey, a commit is on its way")
-            await connection.rollback()
-            await _poll(connection, "state <> 'idle'", wanted=False)
-        for target in ("valkey", "collector"):
-            await self._kill(target, backlog)
+    # ---- faults ------------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
-    async def _stalled_commit(self) -> AsyncIterator[psycopg.AsyncConnection]:
-        """Yield when a collector has sent all of a transaction but its end; leaving lets it go."""
-        for name in ("postgres", "collector", "valkey"):
-            await self._up.ready(name)
-        async with await psycopg.AsyncConnection.connect(self._up.superuser()) as connection:
-            await connection.execute("lock table usage in exclusive mode")
-            await _poll(connection, "wait_event_type = 'Lock'", wanted=True)
-            yield connection
-            await connection.rollback()
+    async def fault(self, kind: str, detail: str = "") -> AsyncIterator[Done]:
+        """A fault that lasts as long as the block does."""
+        one = Done(kind, time.time())
+        self.done.append(one)
+        self.say(f"{kind} {detail}".rstrip())
+        try:
+            yield one
+        finally:
+            self.over(one)
+            self.say(f"over: {kind}")
 
-    async def _append_without_answer(self) -> None:
-        """Kill ingest when the journal has taken blocks and nobody was told: all come again."""
-        await self._stop_ingest_after_append()
-        await self._kill("ingest")
+    def over(self, one: Done) -> None:
+        one.end_s = time.time()
+        self._follow(one)
 
-    async def _forgotten_append(self) -> None:
-        """The same, but the journal does not know them any more either: only the ledger does."""
-        await self._stop_ingest_after_append()
-        await self._forget()
-        await self._kill("ingest")
+    async def kill(
+        self, name: str, pid: int = 0, backlog: int = -1, number: int = signal.SIGKILL
+    ) -> None:
+        """Kill a process, and return when the supervisor has seen it.
 
-    async def _stop_ingest_after_append(self) -> None:
-        """While the journal stands still, appends gather before it; then ingest does, and the
-        journal takes them all."""
-        ingest = await self._up.ready("ingest")
-        valkey = await self._up.ready("valkey")
-        before = await self._appends()
-        os.kill(valkey, signal.SIGSTOP)
-        self._say("stop valkey")
-        await asyncio.sleep(GATHER_S)
-        os.kill(ingest, signal.SIGSTOP)
-        os.kill(valkey, signal.SIGCONT)
-        # The death of a client takes away what the server has not read of it yet.
-        taken = await self._settled_appends() - before
-        self._say(f"stop ingest, continue valkey: {taken} blocks without an answer")
+        One that was stopped is not ready, and is named by its id.
+        """
+        found = pid or await self.up.ready(name)
+        os.kill(found, number)
+        one = Done(f"{signal.Signals(number).name} {name}", time.time(), backlog=backlog)
+        self.done.append(one)
+        self.say(f"kill {name}" + (f" at a backlog of {backlog}" if backlog >= 0 else ""))
+        self.over(one)
+        with contextlib.suppress(NotDoneError):
+            await until(self._is_seen(name, found), "its end is not seen", SEEN_S)
 
-    async def _settled_appends(self) -> int:
-        """Wait until the journal has taken all that was sent to it; return its count."""
-        deadline_s = time.monotonic() + WAIT_S
-        before, now = -1, await self._appends()
-        while now != before and time.monotonic() < deadline_s:
-            await asyncio.sleep(0.1)
-            before, now = now, await self._appends()
-        return now
+    @contextlib.asynccontextmanager
+    async def stopped(self, name: str, kind: str = "", pid: int = 0) -> AsyncIterator[int]:
+        """SIGSTOP a process with all that it has started; SIGCONT at the end. Yields its id.
 
-    async def _forget(self) -> None:
-        keys = [key async for key in self._journal.scan_iter(match=f"{self._prefix}i:*", count=500)]
-        if keys:
-            await self._journal.unlink(*keys)
-        self._say(FORGET)
+        One that waits for another that stands still is not ready, and is named by its id.
+        """
+        pid = pid or await self.up.ready(name)
+        family = self.up.family(name)
+        async with self.fault(kind or f"SIGSTOP {name}"):
+            try:
+                for one in family:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        one.suspend()
+                yield pid
+            finally:
+                for one in family:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        one.resume()
+
+    async def hold(self, wait_s: float) -> None:
+        """Let a fault last, unless all of it is to end."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.wait(), wait_s)
 
     # ---- help --------------------------------------------------------------------------------
 
-    async def _backlog(self) -> int:
+    async def backlog(self, dice: random.Random, most: int = 60) -> int:
         """Wait until the journal holds some entries, and return how many."""
-        deadline_s = time.monotonic() + WAIT_S
-        wanted = self._random.randint(3, 60)
-        while (found := await self._entries()) < wanted:
-            assert time.monotonic() < deadline_s, "no backlog comes"
-            await asyncio.sleep(0.01)
-        return found
+        wanted = dice.randint(3, most)
+        await until(self._holds(wanted), "no backlog comes")
+        return await self.entries()
 
-    async def _entries(self) -> int:
+    def _is_seen(self, name: str, pid: int) -> Callable[[], Awaitable[bool]]:
+        async def is_seen() -> bool:
+            return self.up.process(name).pid != pid
+
+        return is_seen
+
+    def _holds(self, wanted: int) -> Callable[[], Awaitable[bool]]:
+        async def holds() -> bool:
+            return await self.entries() >= wanted
+
+        return holds
+
+    async def entries(self) -> int:
+        """How many entries the journal holds; 0 when it does not say."""
         try:
-            return int(await self._journal.xlen(f"{self._prefix}q"))
+            return int(await self.journal.xlen(f"{self.prefix}q"))
         except (exceptions.RedisError, OSError):
             return 0
 
-    async def _appends(self) -> int:
-        """How many blocks the journal has ever taken."""
-        return int(await self._journal.hget(f"{self._prefix}c", "seq") or 0)
-
-    def _say(self, what: str) -> None:
+    def say(self, what: str) -> None:
         self._log.write(Fault(time.time(), what))
 
 
-async def _poll(connection: psycopg.AsyncConnection, condition: str, *, wanted: bool) -> None:
-    """Wait until some or none of the tenant's writers are in a state."""
-    query = (
-        "select count(*) from pg_stat_activity"
-        f" where application_name = 'logweir collector' and {condition}"
-    )
-    deadline_s = time.monotonic() + WAIT_S
-    while True:
-        await connection.execute("select pg_stat_clear_snapshot()")  # one lasts a transaction
-        cursor = await connection.execute(query)
-        row = await cursor.fetchone()
-        if bool(row and row[0]) == wanted:
-            return
-        assert time.monotonic() < deadline_s, f"waited in vain for writers: {condition} {wanted}"
-        await asyncio.sleep(0.02)
+async def until(
+    true: Callable[[], Awaitable[bool]], problem: str, wait_s: float = WAIT_S, every_s: float = 0.02
+) -> None:
+    deadline_s = time.monotonic() + wait_s
+    while not await true():
+        if time.monotonic() >= deadline_s:
+            raise NotDoneError(problem)
+        await asyncio.sleep(every_s)
 
 
-MOVES: dict[str, tuple[int, Callable[[Faults], Awaitable[None]]]] = {
-    "ingest": (2, lambda faults: faults._kill("ingest")),
-    "collector": (2, lambda faults: faults._kill("collector")),
-    "postgres": (3, lambda faults: faults._kill("postgres")),
-    "valkey": (1, lambda faults: faults._kill("valkey")),
-    "valkey with a backlog": (2, lambda faults: faults._with_backlog("valkey")),
-    "postgres, then valkey with a backlog": (2, Faults._postgres_then_valkey),
-    "both with a backlog": (1, lambda faults: faults._with_backlog("collector", "valkey")),
-    "collector within a commit": (2, Faults._half_a_commit),
-    "both between commit and ack": (2, Faults._commit_without_ack),
-    "ingest between append and answer": (2, Faults._append_without_answer),
-    "ingest between append and answer, and its markers": (2, Faults._forgotten_append),
-}
-"""How often each comes, and what does it; with the last one 27 kills."""
+def _needed(moves: Iterable[Move]) -> set[str]:
+    return {one for move in moves for one in move.needs}
 
 
-def schedule(dice: random.Random) -> list[str]:
+def schedule(dice: random.Random, moves: Mapping[str, Move]) -> list[str]:
     """Shuffle all moves; those of one name do not follow each other where that can be avoided."""
-    left = [name for name, (count, _) in MOVES.items() for _ in range(count)]
+    left = [name for name, move in moves.items() for _ in range(move.count)]
     dice.shuffle(left)
     found: list[str] = []
     while left:
         others = [one for one in left if not found or one != found[-1]]
         found.append(dice.choice(others or left))
         left.remove(found[-1])
-    return [*found, LAST]
-
-
-def table(kills: list[Kill]) -> list[str]:
-    """Kills by target, with the longest time that one took to be back."""
-    lines = []
-    for target in sorted({one.target for one in kills}):
-        some = [one for one in kills if one.target == target]
-        longest = max((one.back_s or 0.0 for one in some), default=0.0)
-        held = sum(one.backlog > 0 for one in some)
-        note = f", {held} of them at a backlog" if held else ""
-        lines.append(
-            f"  {target:<12} killed {len(some):>3} times, longest away {longest:5.1f} s{note}"
-        )
-    return lines
+    return found

@@ -89,13 +89,19 @@ _decoder = msgspec.json.Decoder(Line)
 
 
 class Log:
-    """The file; each line is with the operating system before `write` returns."""
+    """The file; each line is with the operating system before `write` returns.
+
+    `acked` counts records that were acknowledged for the first time, for who watches.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.acked = 0
         self._file = path.open("ab", buffering=0)
 
     def write(self, line: Line) -> None:
+        if isinstance(line, Answer) and not line.repeated:
+            self.acked += line.accepted
         self._file.write(msgspec.json.encode(line) + b"\n")
 
     def close(self) -> None:

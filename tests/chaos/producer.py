@@ -43,10 +43,27 @@ class _Body(msgspec.Struct):
 
 
 class Producer:
-    """One producer with one connection; `pause_s` is the mean time between its requests."""
+    """One producer with one connection.
 
-    def __init__(self, maker: Maker, door: Door, log: Log, pause_s: float) -> None:
-        self._maker, self._door, self._log, self._pause_s = maker, door, log, pause_s
+    Args:
+        maker: makes its requests.
+        door: where they go.
+        log: what it tries and is told.
+        pause_s: the mean time between its requests.
+        patience_s: how long it waits for an answer; one of these, by the maker's dice.
+    """
+
+    def __init__(
+        self,
+        maker: Maker,
+        door: Door,
+        log: Log,
+        pause_s: float = 0.0,
+        patience_s: Sequence[float] = (1.0, 8.0, 8.0, 8.0),
+    ) -> None:
+        self.maker, self.door = maker, door
+        self._patience_s = patience_s
+        self._log, self._pause_s = log, pause_s
         self._random = maker.random
         self._stopping = asyncio.Event()
         self._stopped_s = 0.0
@@ -58,8 +75,7 @@ class Producer:
         self._stopping.set()
 
     async def run(self) -> None:
-        headers = {"Authorization": f"Bearer {self._door.key}"}
-        async with httpx2.AsyncClient(headers=headers, trust_env=False) as client:
+        async with client_of(self.door) as client:
             while not self._stopping.is_set():
                 burst = self._random.randint(1, _BURST)
                 for _ in range(burst):
@@ -68,6 +84,12 @@ class Producer:
                 await self._pause(self._random.uniform(0.5, 1.5) * burst * self._pause_s)
             await self._come_back(client, float("inf"))
 
+    async def send_many(self, count: int) -> None:
+        """Send some requests, one after the other."""
+        async with client_of(self.door) as client:
+            for _ in range(count):
+                await self.send(client, self.maker.request())
+
     async def _pause(self, wait_s: float) -> None:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), wait_s)
@@ -75,13 +97,14 @@ class Producer:
     async def _one(self, client: httpx2.AsyncClient) -> None:
         dice = self._random.random()
         if dice < 0.01:
-            await self._send(client, self._maker.bad_request())
+            await self.send(client, self.maker.bad_request())
             return
-        prepared = self._maker.request()
+        prepared = self.maker.request()
         if dice < 0.05:
-            await self._send(client, prepared, give_up_s=self._random.uniform(0.001, 0.06))
+            await self.send(client, prepared, give_up_s=self._random.uniform(0.001, 0.06))
             return
-        if not await self._send(client, prepared) or not prepared.intent.key:
+        answer = await self.send(client, prepared)
+        if answer is None or answer.status >= 300 or not prepared.intent.key:
             return
         if dice < 0.18:
             is_other_body = dice >= 0.14
@@ -95,33 +118,36 @@ class Producer:
         self._later = [one for one in self._later if one[0] > until_s]
         for _, prepared, is_other_body in due:
             if is_other_body:
-                await self._send(client, self._maker.other_body(prepared))
+                await self.send(client, self.maker.other_body(prepared))
             else:
                 await self._until_answered(client, prepared)
 
-    async def _send(
+    async def send(
         self, client: httpx2.AsyncClient, prepared: Prepared, give_up_s: float | None = None
-    ) -> bool:
-        """Write the intent, then send; true when it was acknowledged."""
+    ) -> Answer | None:
+        """Write the intent, then send; return the final answer, None when it was given up."""
         self._log.write(prepared.intent)
         if give_up_s is None:
             return await self._until_answered(client, prepared)
         answer = await self._attempt(client, prepared, give_up_s)
         if isinstance(answer, str):
             self._log.write(GaveUp(prepared.intent.request, time.time(), was_planned=True))
-        return False
+            return None
+        return answer
 
-    async def _until_answered(self, client: httpx2.AsyncClient, prepared: Prepared) -> bool:
+    async def _until_answered(
+        self, client: httpx2.AsyncClient, prepared: Prepared
+    ) -> Answer | None:
         while True:
-            timeout_s = self._random.choice((1.0, 8.0, 8.0, 8.0))
+            timeout_s = self._random.choice(self._patience_s)
             answer = await self._attempt(client, prepared, timeout_s)
             if isinstance(answer, Answer):
-                return answer.status < 300
+                return answer
             now_s = time.time()
             self._log.write(Retry(prepared.intent.request, now_s, answer))
             if self._stopping.is_set() and now_s > self._stopped_s + PATIENCE_S:
                 self._log.write(GaveUp(prepared.intent.request, now_s, was_planned=False))
-                return False
+                return None
             await asyncio.sleep(self._random.uniform(0.02, 0.4))
 
     async def _attempt(
@@ -132,7 +158,7 @@ class Producer:
         try:
             async with asyncio.timeout(timeout_s):
                 found = await client.post(
-                    self._door.url,
+                    self.door.url,
                     content=prepared.body,
                     headers=prepared.headers,
                     timeout=None,
@@ -158,6 +184,12 @@ class Producer:
         )
         self._log.write(answer)
         return answer
+
+
+def client_of(door: Door) -> httpx2.AsyncClient:
+    """Return a client that holds the door's key."""
+    headers = {"Authorization": f"Bearer {door.key}"}
+    return httpx2.AsyncClient(headers=headers, trust_env=False)
 
 
 async def run_all(producers: Sequence[Producer], stop: asyncio.Event) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import random
 from collections.abc import Callable, Sequence
 
 import msgspec
 import pytest
-from chaos import checker, faults, history, numbered
+from chaos import checker, history, numbered
 from chaos.checker import Books, Outcome, Stored, Truth
 from chaos.history import FORGET, Answer, Fault, GaveUp, Intent, Retry
 
@@ -278,6 +277,37 @@ def test_a_receipt_that_the_api_does_not_call_stored_is_named():
     assert kinds(there) == {"wrong receipt": 1}
 
 
+def refused_block() -> tuple[Truth, list[history.Line]]:
+    """A day in which the store refused a block: it is in quarantine, under one outcome."""
+    answer = msgspec.structs.replace(ack("refused block", 1), receipt="bad.1")
+    there = truth()
+    there.quarantined = [(1, seq) for seq in range(60, 64)]
+    there.outcomes = dict(there.outcomes) | {"bad.0": Outcome(quarantined=9)}
+    there.receipts = {"bad.1": "quarantined"}
+    whole = Outcome(stored=12, expired=1, quarantined=9)
+    there.books = msgspec.structs.replace(there.books, accepted=22, usage=whole, ledger=whole)
+    return there, [*lines(), intent("refused block", 60, "key r"), answer]
+
+
+def test_a_request_of_a_block_in_quarantine_is_where_its_receipt_says():
+    assert kinds(*refused_block()) == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        ({"receipts": {"bad.1": "stored"}}, "wrong receipt"),
+        ({"quarantined": [(1, seq) for seq in range(60, 63)]}, "lost"),
+    ],
+)
+def test_a_block_in_quarantine_that_is_not_what_was_said_is_named(change, kind):
+    there, of = refused_block()
+    for name, value in change.items():
+        setattr(there, name, value)
+
+    assert kind in kinds(there, of)
+
+
 @pytest.mark.parametrize(
     "more",
     [
@@ -384,11 +414,3 @@ def test_the_same_seed_makes_the_same_requests():
 
     assert bodies[0] == bodies[1]
     assert bodies[0] != bodies[2]
-
-
-def test_the_same_seed_gives_the_same_faults():
-    found = [faults.schedule(random.Random(seed)) for seed in (1, 1, 2)]
-
-    assert found[0] == found[1]
-    assert found[0] != found[2]
-    assert sorted(found[0]) == sorted(found[2])

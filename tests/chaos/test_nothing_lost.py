@@ -5,24 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import time
 from collections.abc import Iterator
 
 import pytest
-from chaos import checker, faults, history, truth
-from chaos.numbered import Maker
-from chaos.producer import Door, Producer, run_all
+from chaos import figures, growth, rounds
 from chaos.standing import Up
 
-LOAD_S = 85.0
-PRODUCERS = 16
-RECORDS_PER_S = 3000
-RECORDS_PER_REQUEST = 40
-DRAIN_S = 90.0
-RECEIPTS = 150
-
-STYLES = ("numbered", "free", "numbered", "free", "none")
-"""Of the producers' keys, in turn."""
+SIZE = rounds.Size(load_s=330.0, records_per_s=1800)
+FAULTS, ACKED = 150, 300_000
+"""Least of what a run must have had to count for anything."""
 
 
 @pytest.fixture
@@ -48,45 +39,24 @@ def up(request: pytest.FixtureRequest) -> Iterator[Up]:
 PASSED = pytest.StashKey[bool]()
 
 
-def producers(up: Up, log: history.Log, seed: int) -> list[Producer]:
-    shown = up.shown()
-    door = Door(shown.ingest_url, shown.ingest_key)
-    pause_s = PRODUCERS * RECORDS_PER_REQUEST / RECORDS_PER_S
-    styles = [STYLES[number % len(STYLES)] for number in range(PRODUCERS)]
-    makers = [Maker(number, seed, style, time.time) for number, style in enumerate(styles)]
-    return [Producer(maker, door, log, pause_s) for maker in makers]
-
-
 @pytest.mark.chaos
-@pytest.mark.timeout(420)
-async def test_what_is_acknowledged_is_stored_once_whatever_is_killed(
+@pytest.mark.timeout(900)
+async def test_what_is_acknowledged_is_stored_once_whatever_is_done_to_it(
     up: Up, seed: int, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     print(f"LOGWEIR_CHAOS_SEED={seed}, all of it in {up.folder}")
-    log = history.Log(up.folder / "history.ndjson")
-    harm, stop = faults.Faults(up, log, seed), asyncio.Event()
-    begin_s = time.monotonic()
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(run_all(producers(up, log, seed), stop))
-        await harm.run(LOAD_S)
-        stop.set()
-    load_s = time.monotonic() - begin_s
-    await truth.drained(up, DRAIN_S)
-    drain_s = time.monotonic() - begin_s - load_s
-    log.close()
-    found = history.fold(history.read(log.path))
-    there = await truth.read(up, truth.sample(found, seed, RECEIPTS))
-    verdict = checker.judge(found, there)
-    text = "\n".join(
-        [
-            f"\nload {load_s:.0f} s, drain {drain_s:.1f} s, {checker.report(verdict, seed)}",
-            *faults.table(harm.kills),
-        ]
-    )
+    await up.open("round-1")
+    grows = growth.Growth(up)
+    async with rounds.beside(grows.run()):
+        report = await rounds.Round(up, seed, SIZE).play(asyncio.Event())
+    grown = growth.grown(grows.samples)
+    text = "\n".join(["", report.text(), *growth.table(grows.samples)])
     with capsys.disabled():
         print(text)
 
-    assert verdict.kinds == {}, text
-    assert len(harm.kills) >= 20
-    assert verdict.numbers["records acked"] > 10_000
+    assert report.problems() == [], text
+    assert grown == [], text
+    assert len(report.done) >= FAULTS
+    assert report.acked >= ACKED
+    figures.write(report, grows.samples)
     request.node.stash[PASSED] = True

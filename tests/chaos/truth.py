@@ -29,6 +29,10 @@ class _Metadata(msgspec.Struct):
     seq: int
 
 
+class _Extra(msgspec.Struct):
+    timestamp: int
+
+
 _metadata = msgspec.json.Decoder(_Metadata)
 
 
@@ -141,18 +145,23 @@ def _stored(found: Columns) -> Iterator[Stored]:
     for row in range(found.n):
         time_ns, attributes = int(found.time_ns[row]), texts["attributes"][row]
         who = _metadata.decode(attributes)
+        content = (
+            labels[int(found.label_set[row])],
+            texts["message"][row].decode(),
+            texts["trace"][row].decode(),
+            texts["span"][row].decode(),
+            attributes,
+        )
+        sent = ""
+        if found.flags[row] & record.FLAG_FUTURE:
+            original = msgspec.json.decode(texts["extra"][row], type=_Extra)
+            sent = history.digest(original.timestamp, *content)
         yield Stored(
             who.p,
             who.seq,
             str(record.RecordId(time_ns, int(found.block[row]), int(found.index[row]))),
-            history.digest(
-                time_ns,
-                labels[int(found.label_set[row])],
-                texts["message"][row].decode(),
-                texts["trace"][row].decode(),
-                texts["span"][row].decode(),
-                attributes,
-            ),
+            history.digest(time_ns, *content),
+            sent,
         )
 
 
@@ -182,12 +191,13 @@ def _quarantined(connection: psycopg.Connection[Any]) -> Iterator[Name]:
             yield who.p, who.seq
 
 
+_SUMS = ", ".join(f"coalesce(sum({word}), 0)::int8" for word in Outcome.__struct_fields__)
+USAGE = f"select {_SUMS} from usage"
+"""The sums of the books, in the order of an Outcome."""
+
+
 def _usage(connection: psycopg.Connection[Any]) -> Outcome:
-    sums = ", ".join(
-        f"coalesce(sum({word}), 0)::int8"
-        for word in ("stored", "quarantined", "expired", "repeated")
-    )
-    row = connection.execute(f"select {sums} from usage").fetchone()
+    row = connection.execute(USAGE).fetchone()
     return Outcome(*row) if row else Outcome()
 
 
@@ -206,7 +216,7 @@ def _queried(client: httpx2.Client, up: Up) -> Iterator[tuple[str, str]]:
     shown, now_ns = up.shown(), time.time_ns()
     wanted = {"start": str(now_ns - PAST_NS), "end": str(now_ns + PAST_NS), "limit": str(PAGE)}
     wanted["direction"] = "forward"
-    headers = {"Authorization": f"Bearer {shown.query_key}"}
+    headers = {"Authorization": f"Bearer {up.place.query_key}"}
     while True:
         answer = client.get(f"{shown.url}/api/v1/query", params=wanted, headers=headers)
         assert answer.status_code == 200, answer.text[:500]
@@ -231,7 +241,7 @@ def _queried(client: httpx2.Client, up: Up) -> Iterator[tuple[str, str]]:
 
 def _receipts(client: httpx2.Client, up: Up, receipts: Sequence[str]) -> dict[str, str]:
     shown, found = up.shown(), {}
-    headers = {"Authorization": f"Bearer {shown.query_key}"}
+    headers = {"Authorization": f"Bearer {up.place.query_key}"}
     for receipt in receipts:
         answer = client.get(f"{shown.url}/api/v1/receipts/{receipt}", headers=headers)
         found[receipt] = (

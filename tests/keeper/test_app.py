@@ -20,19 +20,23 @@ from keeping import age, ask, count, stored, write
 from serving import Role, serving, until
 from world import Tenant
 
-from logweir.backends import provision, redis_client
+from logweir.backends import failpoint, provision, redis_client
 from logweir.core.binding import JournalServer, Login
 from logweir.keeper import app, duties, merges
 from logweir.standalone import accounts, servers
 from logweir.standalone.postgres import Postgres
 
+KEEPER_POINTS = [one for one in failpoint.POINTS if one.startswith("keeper.")]
+
 PROGRAM = """
 import sys
 from pathlib import Path
+from logweir.backends import failpoint
 from logweir.keeper import merges
 from logweir.keeper.app import main
 from logweir.runtime.settings import Listen, Settings
 merges.MAX_MEMBERS = 10
+failpoint.arm(sys.argv[2])
 main(Settings(role="keeper", binding=Path(sys.argv[1]), ops=Listen(), log_format="json"))
 """
 
@@ -274,12 +278,14 @@ async def test_a_keeper_without_the_control_schema_is_not_ready_and_comes_back(t
 
 
 @contextlib.asynccontextmanager
-async def process(tenant: Tenant, folder: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+async def process(
+    tenant: Tenant, folder: Path, failpoints: str = ""
+) -> AsyncIterator[asyncio.subprocess.Process]:
     """The role in a process of its own; its groups are small, so that it does many things."""
     binding = folder / "keeper.json"
     binding.write_bytes(msgspec.json.encode(keeping.keeper_binding(tenant)))
     found = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", PROGRAM, str(binding)), stderr=asyncio.subprocess.PIPE
+        *(sys.executable, "-c", PROGRAM, str(binding), failpoints), stderr=asyncio.subprocess.PIPE
     )
     try:
         yield found
@@ -321,3 +327,18 @@ async def test_a_killed_keeper_loses_nothing_and_its_lease_stays_until_it_runs_o
     heir = keeping.keeper_control(tenant)
     assert await stored(tenant) == before
     assert not await heir.take_lease(f"keeper/{tenant.id}", "heir", 1.0)
+
+
+@pytest.mark.parametrize("point", KEEPER_POINTS)
+async def test_a_keeper_that_dies_there_loses_and_doubles_nothing(tenant, tmp_path, point):
+    await write(tenant, 300, 1)
+    await age(tenant)
+    before = await stored(tenant)
+
+    async with process(tenant, tmp_path, f"{point}:crash:1") as keeper:
+        async with asyncio.timeout(20):
+            _, errors = await keeper.communicate()
+
+    assert keeper.returncode == -signal.SIGKILL
+    assert msgspec.json.decode(errors.splitlines()[-1])["point"] == point
+    assert await stored(tenant) == before

@@ -13,6 +13,8 @@ from builders import records
 from keeping import ask, count, stored, visit, write
 from world import Tenant
 
+from logweir.backends import failpoint
+from logweir.core import errors
 from logweir.keeper import merges
 from logweir.keeper import visit as visits
 from logweir.keeper.visit import Lease, LeaseHeldError, Left
@@ -239,6 +241,26 @@ async def test_two_keepers_at_once_lose_and_double_nothing(tenant, monkeypatch):
     assert await stored(tenant) == before
     assert await count(tenant) < 20
     assert sum(before.values()) == 300
+
+
+@pytest.mark.parametrize("point", [one for one in failpoint.POINTS if one.startswith("keeper.")])
+async def test_a_visit_that_fails_there_loses_and_doubles_nothing(tenant, monkeypatch, point):
+    monkeypatch.setattr(merges, "MAX_MEMBERS", 10)
+    await write(tenant, 30)
+    before = await stored(tenant)
+    failpoint.arm(f"{point}:error:1")
+    try:
+        with pytest.raises(errors.UnavailableError, match=point):
+            await visit(tenant).run("sweep", [])
+    finally:
+        failpoint.arm("")
+    after = await stored(tenant)
+
+    await merge_all(tenant)
+
+    assert after == before
+    assert await stored(tenant) == before
+    assert await count(tenant) < 30
 
 
 async def test_a_visit_that_takes_long_ends_and_says_that_it_is_not_finished(tenant, monkeypatch):

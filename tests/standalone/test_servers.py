@@ -17,7 +17,7 @@ import pytest
 from machine import NOBODY, is_running, root_only, until
 
 from logweir.core import errors
-from logweir.standalone import servers
+from logweir.standalone import servers, up
 
 LOYAL = "#!/bin/sh\ntrap 'echo told >> told; exit 0' TERM\nwhile :; do sleep 0.01; done\n"
 """Stops in order when it is told to."""
@@ -346,6 +346,20 @@ def test_free_ports_lie_below_those_of_outgoing_connections():
 
     assert all(1024 < port < first_ephemeral for port in found)
     assert all(map(servers.port_is_free, found))
+
+
+def test_a_port_whose_last_connection_is_not_over_yet_can_be_listened_on(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            served, _ = listener.accept()
+            served.close()  # who ends first remembers the connection for a minute
+            assert client.recv(1) == b""
+    monkeypatch.setattr(servers, "free_port", lambda: port)
+
+    with up._listening() as made:
+        assert servers.port_is_free(port) is False
+        assert made.getsockname()[1] == port
 
 
 def test_a_port_is_free_but_while_something_listens():

@@ -17,7 +17,7 @@ import msgspec
 from redis import asyncio as redis
 from redis import exceptions
 
-from logweir.backends import redis_client
+from logweir.backends import failpoint, redis_client
 from logweir.core import errors, ids, names
 from logweir.core.binding import JournalServer, Login
 from logweir.core.names import PipelineId, TenantId
@@ -31,6 +31,9 @@ ACK_BATCH = 2000
 APPEND_TIMEOUT_S = 5.0
 REVOKED_TIMEOUT_S = 2.0
 """With the time between two questions, within the 5 s in which a revoked key is refused."""
+
+_CLOSED = "the handler is closed"
+"""uvloop's words, in a RuntimeError, for writing to a connection that was reset just now."""
 
 
 def library() -> str:
@@ -106,6 +109,10 @@ async def door(what: str, timeout_s: float) -> AsyncIterator[None]:
             yield
     except (exceptions.RedisError, OSError, TimeoutError) as cause:
         raise UnreachableError(what, str(cause) or type(cause).__name__) from cause
+    except RuntimeError as cause:
+        if _CLOSED not in str(cause):
+            raise
+        raise UnreachableError(what, "the connection was closed") from cause
 
 
 class Appender:
@@ -152,7 +159,9 @@ class Appender:
         for request in keyed:
             arguments += [request.key, request.fingerprint.to_bytes(8, "big"), request.index]
         async with door("take the block", APPEND_TIMEOUT_S + 1):
+            failpoint.reach("ingest.before_append")
             answer = await self._append(stream, arguments)
+            failpoint.reach("ingest.after_append")
         return _appended(answer)
 
     async def _append(self, stream: str, arguments: list[bytes | str | int]) -> list[Any]:
@@ -267,6 +276,8 @@ class Reader:
                     *[">"] * len(streams),
                 )
             )
+            if answer:
+                failpoint.reach("collector.after_read")
         return {streams[stream.decode()]: entries_of(entries) for stream, entries in _pairs(answer)}
 
     async def own_pending(self, pipeline: PipelineId, after: str, count: int) -> list[Entry]:
@@ -315,6 +326,8 @@ class Reader:
                     count,
                 )
             )
+            if answer[1]:
+                failpoint.reach("collector.after_claim")
         self._claim_from[pipeline] = answer[0]
         return entries_of(answer[1])
 
@@ -327,6 +340,7 @@ class Reader:
         for start in range(0, len(entries), ACK_BATCH):
             some = entries[start : start + ACK_BATCH]
             async with door("delete stored blocks", 10):
+                failpoint.reach("collector.after_commit")
                 await answer_of(
                     self._redis.fcall(
                         "lw_ack",
@@ -339,6 +353,7 @@ class Reader:
                         *[entry.accepted for entry in some],
                     )
                 )
+                failpoint.reach("collector.after_ack")
 
     async def oldest_pending_ms(self, pipeline: PipelineId) -> int | None:
         """Return the arrival (ms since the epoch) of the oldest entry that was handed out and not

@@ -21,7 +21,7 @@ import msgspec
 import psycopg
 from psycopg import sql
 
-from logweir.backends import store
+from logweir.backends import failpoint, store
 from logweir.core import errors, names, segment
 from logweir.core.binding import Login, PostgresServer
 from logweir.core.names import PipelineId, TenantId
@@ -211,28 +211,32 @@ class KeeperStore(_Door):
         Returns:
             False when they are not all there any more: then nothing is changed.
         """
-        async with self._door() as connection, connection.transaction() as transaction:
-            deleted = await connection.execute(
-                self._sql(
-                    "delete from {}.segments s"
-                    " using unnest(%(ids)s::int8[], %(times)s::int8[]) as k(id, min_ts)"
-                    " where s.id = k.id and s.min_ts = k.min_ts"
-                    " and s.min_ts between %(low)s and %(high)s"
-                ),
-                _which(group),
-            )
-            if deleted.rowcount != len(group):
-                raise psycopg.Rollback(transaction)
-            await connection.execute(
-                self._sql(
-                    "insert into {}.segments (pipeline, min_ts, max_ts, n, raw_bytes, codec,"
-                    " layout, label_sets, counts, filter_version, filter, body, merged)"
-                    " values (%s, %s, %s, %s, %s, %s, %b, %b, %b, %s, %b, %b, 1)"
-                ),
-                msgspec.structs.astuple(merged),
-            )
-            return True
-        return False
+        is_replaced = False
+        async with self._door() as connection:
+            async with connection.transaction() as transaction:
+                deleted = await connection.execute(
+                    self._sql(
+                        "delete from {}.segments s"
+                        " using unnest(%(ids)s::int8[], %(times)s::int8[]) as k(id, min_ts)"
+                        " where s.id = k.id and s.min_ts = k.min_ts"
+                        " and s.min_ts between %(low)s and %(high)s"
+                    ),
+                    _which(group),
+                )
+                if deleted.rowcount != len(group):
+                    raise psycopg.Rollback(transaction)
+                failpoint.reach("keeper.mid_merge")
+                await connection.execute(
+                    self._sql(
+                        "insert into {}.segments (pipeline, min_ts, max_ts, n, raw_bytes, codec,"
+                        " layout, label_sets, counts, filter_version, filter, body, merged)"
+                        " values (%s, %s, %s, %s, %s, %s, %b, %b, %b, %s, %b, %b, 1)"
+                    ),
+                    msgspec.structs.astuple(merged),
+                )
+                is_replaced = True
+            failpoint.reach("keeper.after_merge")
+        return is_replaced
 
     # ---- ledgers -----------------------------------------------------------------------------
 

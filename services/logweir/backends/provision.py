@@ -23,7 +23,7 @@ from psycopg import sql
 from redis import asyncio as redis
 from redis import exceptions
 
-from logweir.backends import journal, migrations
+from logweir.backends import failpoint, journal, migrations
 from logweir.backends.control import Pipeline, Tenant
 from logweir.core import errors, keys, names
 from logweir.core.names import LoginKind, TenantId
@@ -180,6 +180,7 @@ def provision_store(operator: str, tenant: Tenant, roots: Roots, limits: Limits)
             )
         )
     migrations.upgrade(operator, "tenant", schema, tenant=tenant.id)
+    failpoint.reach("operator.mid_schema")
     with psycopg.connect(operator, autocommit=True) as connection:
         _hand_over(connection, tenant.id)
         for kind in _SETTINGS:

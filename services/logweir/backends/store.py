@@ -22,7 +22,7 @@ import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from logweir.backends import ledgers
+from logweir.backends import failpoint, ledgers
 from logweir.core import columns, errors, moments, names, segment, settle
 from logweir.core.binding import Login, PostgresServer
 from logweir.core.columns import Columns
@@ -137,6 +137,7 @@ class Store:
 
     async def _commit(self, work: _Work) -> Committed:
         self._used_s = time.monotonic()
+        failpoint.reach("collector.refusal", psycopg.DataError)
         connection = await self._connect()
         guess = work.results(settle.Known())
         try:
@@ -178,6 +179,7 @@ class Store:
             if not uncovered(self._partitions, np.array([time_ns])):
                 continue  # an earlier one's partition holds it, too
             await connection.execute(self._sql("select {}.ensure_partition(%s)"), [time_ns])
+            failpoint.reach("collector.after_partition")
             self._partitions = await self._read_partitions(connection)
 
     async def _read_partitions(
@@ -203,6 +205,8 @@ class Store:
                 segments = work.segments(kept, self._partitions)
             stored_bytes = await self._add_segments(connection, segments)
             await self._add_rest(connection, work, kept, stored_bytes)
+            failpoint.reach("collector.before_commit")
+        failpoint.reach("collector.cut_on_commit")
         done = {id(result.delivery) for result in kept}
         repeated = tuple(d for d in work.deliveries if id(d) not in done)
         return Committed(tuple(kept), repeated)
@@ -236,6 +240,7 @@ class Store:
                 ),
                 [pipeline, uuids.UUID(bytes=row.block), row.request_index, row.reason, row.payload],
             )
+            failpoint.reach("collector.after_quarantine")
         if results:
             total = totals(results)
             await connection.execute(

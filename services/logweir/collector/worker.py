@@ -18,7 +18,7 @@ from typing import Final
 
 import msgspec
 
-from logweir.backends import journal, store
+from logweir.backends import failpoint, journal, store
 from logweir.collector import breaker
 from logweir.collector.buffer import Buffer, Held, deliver, next_count, refused
 from logweir.core import errors, ids, settle
@@ -270,6 +270,7 @@ class Worker:
         done = await self._store_in_order(line, deliveries[:middle])
         if line.breaker.is_open(time.monotonic()):
             return done
+        failpoint.reach("collector.mid_halves", errors.UnavailableError)
         return done + await self._store_in_order(line, deliveries[middle:])
 
     def _report_damage(

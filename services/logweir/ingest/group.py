@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-from logweir.backends import journal
+from logweir.backends import failpoint, journal
 from logweir.core import block, bounds, errors, ids
 from logweir.core.names import PipelineId, TenantId
 from logweir.runtime import metrics
@@ -167,7 +167,7 @@ class Group:
             for index in answer.indexes:
                 _fail(taken[index], conflict())
             return [w for index, w in enumerate(taken) if index not in answer.indexes]
-        self._answer(taken, uuid, answer.repeats)
+        await self._answer(taken, uuid, answer.repeats)
         return []
 
     async def _append_block(
@@ -186,10 +186,12 @@ class Group:
                 keyed=keyed(taken),
             )
 
-    def _answer(
+    async def _answer(
         self, taken: Sequence[_Waiting], uuid: bytes, repeats: Mapping[int, ids.Receipt]
     ) -> None:
         for index, waiting in enumerate(taken):
+            if index == 1:
+                await failpoint.reach_when_sent("ingest.mid_group", errors.UnavailableError)
             first = repeats.get(index)
             if not waiting.answer.done():
                 waiting.answer.set_result(

@@ -19,6 +19,7 @@ from typing import Final
 
 import msgspec
 
+from logweir.backends import failpoint
 from logweir.backends.control import Control
 from logweir.backends.keeper_store import MAX_LISTED, PRUNE_PAGES, KeeperStore
 from logweir.core import errors, segment
@@ -157,6 +158,7 @@ class Visit:
         """
         if self._life.stopping.is_set():
             raise _EndedError
+        failpoint.reach("keeper.between_pieces", errors.UnavailableError)
         await self._lease.hold()
 
     # ---- ledgers -----------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from typing import Final, Literal, Protocol
 
 import msgspec
 
+from logweir.backends import failpoint
 from logweir.core import errors
 from logweir.runtime.settings import Settings
 from logweir.standalone import restarts, servers
@@ -217,6 +218,7 @@ def _run(main: RoleMain, settings: Settings, output: int, keep: set[int], parent
     code = 1
     try:
         _become(settings.role, output, keep, parent)
+        failpoint.arm_again()
         main(settings)
         code = 0
     except errors.LogweirError as error:

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from redis import asyncio as redis
 
-from logweir.backends import provision, redis_client, store
+from logweir.backends import failpoint, provision, redis_client, store
 from logweir.backends.control import Control, Pipeline, StoredObject, Tenant
 from logweir.core import errors
 from logweir.core.binding import CollectorBinding, Login
@@ -69,7 +69,9 @@ class Cluster:
             UnavailableError: a server does not answer.
         """
         await asyncio.to_thread(provision.bootstrap_store, superuser, self._site.roots)
+        failpoint.reach("operator.before_migration")
         await asyncio.to_thread(provision.upgrade_control, self._conninfo)
+        failpoint.reach("operator.before_library")
         await provision.bootstrap_journal(self._journal)
         provision.check(await provision.journal_problems(self._journal))
         provision.check(await asyncio.to_thread(provision.store_problems, self._conninfo))

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 
 from redis import asyncio as redis
 
-from logweir.backends import deprovision
+from logweir.backends import deprovision, failpoint
 from logweir.backends.control import Control, Pipeline, StoredObject, Tenant
 from logweir.standalone.objects import Key, key_of, tenant_name
 
@@ -77,6 +77,7 @@ class Leaver:
                 return f"{left} blocks of its journal are not stored yet."
             # The row last: while it is there, an interrupted pass comes back to the journal.
             await deprovision.drop_pipeline(self._journal, mine.tenant, mine.id)
+            failpoint.reach("operator.mid_pipeline_deletion")
             await self._control.delete_pipeline(mine.id)
         return ""
 
@@ -95,6 +96,7 @@ class Leaver:
         await deprovision.close_journal(self._journal, row.id)
         await self._control.revoke_api_keys(row.id, [])
         await asyncio.to_thread(deprovision.close_store, self._conninfo, row.id)
+        failpoint.reach("operator.mid_tenant_deletion")
         if one.spec.get("deletionPolicy") == "Delete":
             await deprovision.drop_journal(self._journal, row.id)
             await asyncio.to_thread(deprovision.drop_store, self._conninfo, row.id)

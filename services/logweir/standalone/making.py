@@ -19,7 +19,7 @@ from typing import Final
 import msgspec
 from redis import asyncio as redis
 
-from logweir.backends import provision
+from logweir.backends import failpoint, provision
 from logweir.backends.control import Control, IdentityClaimedError, Pipeline, Tenant
 from logweir.core import keys
 from logweir.core.names import PipelineId, TenantId
@@ -140,8 +140,10 @@ class Maker:
         ]
         # First of all: a key that is to be revoked must not wait for what may fail.
         texts = await self._make_keys(row, wanted.resource, pipelines)
+        failpoint.reach("operator.before_schema")
         roots, limits = self._site.roots, await self._limits(wanted.resource)
         await asyncio.to_thread(provision.provision_store, self._conninfo, row, roots, limits)
+        failpoint.reach("operator.before_journal")
         await provision.provision_journal(self._journal, row, pipelines, roots, limits)
         # Last of all: a row in one of these states says that its place was made once.
         await self._control.set_tenant(row.id, state, days, stored.spec)

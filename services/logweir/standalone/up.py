@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from logweir.backends import failpoint
 from logweir.core import errors
 from logweir.core.binding import JournalServer, Login, PostgresServer
 from logweir.runtime.settings import Listen, Settings
@@ -130,6 +131,7 @@ def _begin(place: Folder, postgres: Postgres, supervisor: Supervisor, wakeup: in
         os.waitpid(preparing, 0)
         if not supervisor.is_stopping:
             supervisor.start("postgres")
+    failpoint.reach("up.before_roles")
     gc.collect()
     gc.freeze()
 
@@ -200,7 +202,8 @@ def _write_demo(place: Folder) -> None:
 
 def _listening() -> socket.socket:
     made = socket.socket()
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as `port_is_free` looked
+    # As the look for a free port does: connections of an earlier server may not be over yet.
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     made.bind((servers.LOOPBACK, servers.free_port()))
     made.listen(1024)
     return made
