@@ -28,5 +28,5 @@ def possible(up: Up) -> tuple[Mapping[str, Move], list[str]]:
     if up.disks:
         found |= ills.FULL
     else:
-        left_out.append("full disks: they need root, on Linux")
+        left_out.append("full disks: they need root that may mount, on Linux")
     return found, left_out

@@ -187,14 +187,19 @@ async def beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
             await task
 
 
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    except OSError:
+        found = ""
+    return found.strip() or "unknown"
+
+
+COMMIT = _commit()
+"""As it was when this began."""
+
+
 def machine() -> str:
     """Say where this runs, and what."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
-    return (
-        f"commit {commit or 'unknown'}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    )
+    return f"commit {COMMIT}, {os.cpu_count()} cores, Python {platform.python_version()}"

@@ -381,6 +381,15 @@ def test_a_repeat_after_the_markers_were_lost_may_have_a_receipt_of_its_own():
     assert kinds(truth(), of) == {}
 
 
+@pytest.mark.parametrize(("sent", "missed"), [("content 1/0", {}), ("", {"wrong content": 1})])
+def test_a_timestamp_that_was_replaced_by_rule_is_compared_as_it_was_sent(sent, missed):
+    there = truth()
+    there.stored[0] = msgspec.structs.replace(there.stored[0], digest="at its arrival", sent=sent)
+    there.queried[0] = (there.queried[0][0], "at its arrival")
+
+    assert kinds(there) == missed
+
+
 def test_the_report_lists_kinds_and_seed():
     said = checker.report(judged(truth(stored(30), stored(40))), seed=77)
 

@@ -50,12 +50,14 @@ async def _beside(faults: Faults, dice: random.Random) -> None:
     """Two share the pipeline for a while. When there is time, one dies with blocks in its hands
     and never comes back; else it ends in order."""
     consumer = f"twin-{dice.getrandbits(32):x}"
-    async with _twin(faults, consumer) as process, faults.fault("two collectors"):
+    await faults.up.ready("valkey")
+    async with _twin(faults, consumer) as process:
         await until(_holds_blocks(faults, consumer), "the twin gets no blocks")
-        await faults.hold(dice.uniform(0.5, 4.0))
-        if faults.left_s > CLAIM_S:
-            await until(_holds_blocks(faults, consumer), "the twin gets no blocks")
-            process.send_signal(signal.SIGKILL)
+        async with faults.fault("two collectors"):
+            await faults.hold(dice.uniform(0.5, 4.0))
+            if faults.left_s > CLAIM_S:
+                await until(_holds_blocks(faults, consumer), "the twin gets no blocks")
+                process.send_signal(signal.SIGKILL)
 
 
 def _holds_blocks(faults: Faults, consumer: str) -> Callable[[], Awaitable[bool]]:
