@@ -29,7 +29,7 @@ LABELS = (("level", "info"), ("service", "shop"))
 START = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 RETRY_WITHIN = timedelta(hours=72)
-MAX_RANGES = 3
+NUMBERS = 12
 
 
 class Sent(msgspec.Struct, frozen=True):
@@ -119,12 +119,17 @@ class Tables:
 
 
 class Collecting(RuleBasedStateMachine):
-    """One pipeline, its journal, and a collector that may die at any moment."""
+    """One pipeline, its journal, and a collector that may die at any moment.
+
+    Numbers that find no room in `most_ranges` stand in the ledger, and are known as long as keys.
+    """
+
+    most_ranges = 3
 
     def __init__(self) -> None:
         super().__init__()
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(bounds, "MAX_PRODUCER_RANGES", MAX_RANGES)
+        self.patch.setattr(bounds, "MAX_PRODUCER_RANGES", self.most_ranges)
         self.now = START
         self.tables = Tables()
         self.journal: dict[str, Entry] = {}
@@ -143,7 +148,7 @@ class Collecting(RuleBasedStateMachine):
     @rule(
         fresh=st.lists(
             st.builds(Sent, key=st.just(1))
-            | st.builds(Sent, epoch=st.integers(1, 2), number=st.integers(0, 12))
+            | st.builds(Sent, epoch=st.integers(1, 2), number=st.integers(0, NUMBERS))
             | st.just(Sent()),
             max_size=3,
         ),
@@ -151,12 +156,8 @@ class Collecting(RuleBasedStateMachine):
     )
     def append(self, fresh: list[Sent], again: list[tuple[int, int]]) -> None:
         """A block of new requests and of repeated ones, some of them with another body."""
-        known = [
-            one
-            for one in self.sent
-            if one.number >= 0 or self.now - self.first_sent[one.identity] < RETRY_WITHIN
-        ]
-        of = [self._new(one) for one in fresh]
+        known = [one for one in self.sent if self._is_known(one)]
+        of = [self._new(one) for one in fresh if one.key or self._is_known(one)]
         for number, dice in again if known else ():
             one = known[number % len(known)]
             of.append(msgspec.structs.replace(one, body=int(dice == 0)) if one.key else one)
@@ -171,6 +172,12 @@ class Collecting(RuleBasedStateMachine):
         self.journal[entry.id] = entry
         self.arrived[entry.id] = self.now
         self.accepted += len(of)
+
+    def _is_known(self, one: Sent) -> bool:
+        """Whether a retry is promised to be known as one, and what is new to be new."""
+        age = self.now - self.first_sent.get(one.identity, self.now)
+        has_room = one.number >= 0 and self.most_ranges > NUMBERS
+        return has_room or age < RETRY_WITHIN
 
     def _new(self, one: Sent) -> Sent:
         if one.key:
@@ -255,7 +262,7 @@ class Collecting(RuleBasedStateMachine):
 
     @invariant()
     def ranges_are_bounded(self) -> None:
-        assert all(len(one) <= MAX_RANGES for one in self.tables.ranges.values())
+        assert all(len(one) <= self.most_ranges for one in self.tables.ranges.values())
 
     def teardown(self) -> None:
         """Everything is drained in the end: stored once, and accounted for."""
@@ -270,5 +277,14 @@ class Collecting(RuleBasedStateMachine):
         assert sum(msgspec.structs.astuple(self.tables.outcomes)) == self.accepted
 
 
-Collecting.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+class CollectingForEver(Collecting):
+    """As long as there is room for them, numbers are known without a window."""
+
+    most_ranges = 1024
+
+
+LONG = settings(max_examples=150, stateful_step_count=40, deadline=None)
+Collecting.TestCase.settings = LONG
+CollectingForEver.TestCase.settings = LONG
 test_whatever_happens_each_request_is_stored_once = Collecting.TestCase
+test_numbers_that_have_room_are_known_for_ever = CollectingForEver.TestCase
