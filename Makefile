@@ -26,7 +26,7 @@ up: install ## start all of Logweir here; Ctrl-C stops it (ARGS="--port 8080" an
 test: install ## all tests that need no root, but for `make chaos`
 	$(BIN)/pytest -m "not chaos" $(ARGS)
 
-chaos: install ## kill -9 under load: nothing lost, nothing doubled (about three minutes)
+chaos: install ## kill -9 and five times too much load: nothing lost, nothing doubled (about four minutes)
 	$(BIN)/pytest -m chaos -s tests/chaos $(ARGS)
 
 fuzz: install ## one decoder with coverage: TARGET=logql SECONDS=600; targets are in tests/fuzz (Linux on x86-64)
