@@ -28,7 +28,7 @@ up: install ## start all of Logweir here; Ctrl-C stops it (ARGS="--port 8080" an
 test: install ## all tests that need no root, but for `make chaos`
 	$(BIN)/pytest -m "not chaos" $(ARGS)
 
-chaos: install ## faults under load: nothing lost, nothing doubled (ten minutes; SIZE=soak HOURS=4)
+chaos: install ## faults, and five times too much load: nothing lost, nothing doubled (ten minutes; SIZE=soak HOURS=4)
 ifeq ($(SIZE),soak)
 	PYTHONPATH=tests $(BIN)/python -m chaos.soak --hours $(HOURS) $(ARGS)
 else

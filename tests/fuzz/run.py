@@ -19,7 +19,10 @@ sys.path.insert(0, str(TESTS))
 with atheris.instrument_imports(include=["logweir"]):
     from fuzz import seeds, targets
 
-MEMORY_MIB = 1024
+MEMORY_MIB = 4096
+"""Far more than any decoder takes: the instrumentation keeps some memory of every run."""
+
+ALLOCATION_MIB = 256
 SLOW_S = 10
 
 
@@ -40,6 +43,7 @@ def main(name: str, seconds: str, folder: str = ".fuzz") -> None:
             sys.argv[0],
             f"-max_total_time={int(seconds)}",
             f"-rss_limit_mb={MEMORY_MIB}",
+            f"-malloc_limit_mb={ALLOCATION_MIB}",
             f"-timeout={SLOW_S}",
             f"-max_len={longest}",
             f"-artifact_prefix={place}/",

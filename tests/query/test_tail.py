@@ -32,7 +32,7 @@ from tailing import (
 
 from logweir.backends import journal
 from logweir.core import keys
-from logweir.query import hub, live, tail, tenants
+from logweir.query import hub, live, seam, tail, tenants
 
 
 @pytest.fixture
@@ -315,7 +315,7 @@ async def test_every_record_comes_once_when_the_lease_lapses(role, tenant, key, 
 
 async def test_a_lapsed_lease_is_noticed_though_nothing_follows(role, tenant, key, monkeypatch):
     monkeypatch.setattr(hub, "RENEW_S", 0.2)
-    monkeypatch.setattr(hub, "LATE_S", 0.3)
+    monkeypatch.setattr(seam, "LATE_S", 0.3)
     producer = Producer(tenant)
     async with watching(role, key) as watcher:
         await watcher.until_live()

@@ -28,6 +28,9 @@ LIBRARY_VERSION = "logweir-1"
 ACK_BATCH = 2000
 """Ids in one lw_ack; Lua's unpack takes some 7,900."""
 
+FULL_SURE_S = 0.05
+"""A collector may empty a full buffer at any moment; longer, and it would stand empty meanwhile."""
+
 APPEND_TIMEOUT_S = 5.0
 REVOKED_TIMEOUT_S = 2.0
 """With the time between two questions, within the 5 s in which a revoked key is refused."""
@@ -212,6 +215,7 @@ def _appended(answer: list[Any]) -> Appended | AllRepeated | Conflicts:
         raise errors.OverLimitError(
             "The buffer of this tenant is full: records arrive faster than they are stored.",
             retry_after_s=2.0,
+            sure_s=FULL_SURE_S,
             hint="Send again later; a larger quotas.bufferBytes or more collectors help.",
         )
     if kind == b"RATE":

@@ -96,15 +96,21 @@ class KeyConflictError(LogweirError):
 
 
 class OverLimitError(LogweirError):
-    """The tenant is over its rate or its buffer."""
+    """The tenant is over its rate or its buffer.
+
+    `retry_after_s` is when to come back, `sure_s` how long nothing is sure to be taken.
+    """
 
     code = "over_limit"
     status = 429
     retry = True
 
-    def __init__(self, message: str, *, retry_after_s: float, hint: str = "") -> None:
+    def __init__(
+        self, message: str, *, retry_after_s: float, sure_s: float | None = None, hint: str = ""
+    ) -> None:
         super().__init__(message, hint=hint)
         self.retry_after_s = retry_after_s
+        self.sure_s = retry_after_s if sure_s is None else sure_s
 
 
 class UnavailableError(LogweirError):

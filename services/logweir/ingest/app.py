@@ -33,7 +33,7 @@ GONE_STATUS = 499
 """Stands in metrics for a sender who went away before the answer."""
 
 DEBT_REMEMBERED_S = 1.0
-"""For how long an over-limit answer is given again without asking the journal."""
+"""For how long at most an over-limit answer is given again without asking the journal."""
 
 ROUTES = {"/ingest": native.decode}
 """Hot routes, by the path after the pipeline's base URL, with the decoder of their form."""
@@ -283,7 +283,7 @@ class Ingest:
         try:
             return await found.submit(request, part)
         except errors.OverLimitError as error:
-            until_s = self._monotonic_s() + min(error.retry_after_s, DEBT_REMEMBERED_S)
+            until_s = self._monotonic_s() + min(error.sure_s, DEBT_REMEMBERED_S)
             self._debts[target.tenant] = _Debt(
                 until_s, error.message, error.retry_after_s, error.hint
             )

@@ -18,23 +18,19 @@ import time
 from collections.abc import Callable, Set
 from typing import Final, ParamSpec, TypeVar
 
-import msgspec
-
 from logweir.backends.journal_tail import LEASE_S, Published, Subscription, TailReader
 from logweir.backends.segments_reader import Reader
 from logweir.core import block, errors, ids
 from logweir.core.names import PipelineId
 from logweir.query import blocks
 from logweir.query.missed import Make, Missed
+from logweir.query.seam import Due, Line
 from logweir.query.tail import Tail
 from logweir.runtime import life
 
 logger = logging.getLogger(__name__)
 
 RENEW_S: Final = 10.0
-LATE_S: Final = 5.0
-"""How long a block that was appended before a renewal may take to be heard."""
-
 LISTEN_S: Final = 0.1
 """How long a turn listens; also how soon a new tail's pipelines are subscribed to."""
 
@@ -46,45 +42,11 @@ BACKOFF_S: Final = 0.5
 OVERLAP_MS: Final = 20_000
 """How far a gap is read before its beginning: clocks differ, and an append may take 5 s."""
 
-RECENT_BLOCKS: Final = 50_000
-"""Blocks that are remembered as offered; far more than `OVERLAP_MS` brings."""
-
 SMALL_BYTES: Final = 32 << 10
 """Blocks up to this size are read at once; larger ones in a thread, as others wait."""
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
-
-
-class _Due(msgspec.Struct, frozen=True):
-    """What a renewal found: `number` of the newest append at `at_ms`, by the wall clock, and at
-    `since_s`, by the monotonic one. All up to it must be heard soon."""
-
-    number: int
-    at_ms: int
-    since_s: float
-
-
-class _Line:
-    """What was heard of one pipeline.
-
-    All appends up to number `sequence` were heard, or read as missed. All that were before
-    `heard_ms` are in `recent` or older.
-    """
-
-    def __init__(self) -> None:
-        self.sequence = 0
-        self.heard_ms: int | None = None
-        self.due: _Due | None = None
-        self.renewed_s = 0.0
-        self.wanted_s = time.monotonic()
-        self.recent: dict[int, None] = {}
-
-    def remember(self, block: int) -> None:
-        """Take a block for offered."""
-        self.recent[block] = None
-        while len(self.recent) > RECENT_BLOCKS:
-            del self.recent[next(iter(self.recent))]
 
 
 class Hub:
@@ -98,7 +60,7 @@ class Hub:
         self._now_s = now_s
         self._joining: set[Tail] = set()
         self._tails: set[Tail] = set()
-        self._lines: dict[PipelineId, _Line] = {}
+        self._lines: dict[PipelineId, Line] = {}
         self._heard: set[PipelineId] = set()
         self._changed = asyncio.Condition()
         self._problem: errors.LogweirError | None = None
@@ -213,12 +175,15 @@ class Hub:
             return
         await subscription.add(sorted(fresh))
         for pipeline in sorted(fresh):
-            await self._catch_up(pipeline, self._lines.setdefault(pipeline, _Line()))
+            await self._catch_up(pipeline, self._line(pipeline))
         if self._problem is not None:
             logger.info("tails go on")
             self._problem = None
 
-    async def _renew(self, pipeline: PipelineId, line: _Line) -> None:
+    def _line(self, pipeline: PipelineId) -> Line:
+        return self._lines.setdefault(pipeline, Line(time.monotonic()))
+
+    async def _renew(self, pipeline: PipelineId, line: Line) -> None:
         now_s = time.monotonic()
         if now_s - line.renewed_s < RENEW_S:
             return
@@ -226,10 +191,7 @@ class Hub:
             await self._catch_up(pipeline, line)
             return
         now_ms = self._now_ms()
-        number = await self.source.renew(pipeline)
-        line.renewed_s = now_s
-        if line.due is None:
-            line.due = _Due(number, now_ms, now_s)
+        line.renewed(Due(await self.source.renew(pipeline), now_ms, now_s))
 
     def _now_ms(self) -> int:
         return int(self._now_s() * 1000)
@@ -242,21 +204,16 @@ class Hub:
         """
         now_s = time.monotonic()
         for line in self._lines.values():
-            if line.due is None:
-                continue
-            if line.sequence >= line.due.number:
-                line.heard_ms, line.due = line.due.at_ms, None
-            elif is_idle and now_s - line.due.since_s >= LATE_S:
-                line.due = None
+            if not line.settle(now_s, is_idle=is_idle):
                 raise errors.UnavailableError("What the journal publishes does not arrive.")
 
     async def _hear(self, found: Published) -> None:
         line = self._lines.get(found.pipeline)
         if line is None:
             return
-        if found.sequence != line.sequence + 1 and not _is_known(line, found):
+        if not line.is_next(found.sequence) and not _is_known(line, found):
             await self._catch_up(found.pipeline, line)
-        line.sequence = max(line.sequence, found.sequence)
+        line.hear(found.sequence)
         size_bytes = len(found.payload)
         records = await _work(size_bytes, blocks.decode, found.payload, found.repeats)
         if records is not None and records.n:
@@ -264,10 +221,10 @@ class Hub:
             await self._offer(found.pipeline, line, short, size_bytes, lambda: records)
 
     async def _offer(
-        self, pipeline: PipelineId, line: _Line, block: int, size_bytes: int, make: Make
+        self, pipeline: PipelineId, line: Line, block: int, size_bytes: int, make: Make
     ) -> None:
         """Offer the records of one block, unless they were offered before."""
-        if block in line.recent:
+        if not line.is_new(block):
             return
         tails = list(self._tails)
         found = await _work(size_bytes, _matching, tails, pipeline, make)
@@ -276,7 +233,7 @@ class Hub:
             if tail in self._tails:
                 tail.offer(rows)
 
-    async def _catch_up(self, pipeline: PipelineId, line: _Line) -> None:
+    async def _catch_up(self, pipeline: PipelineId, line: Line) -> None:
         """Offer what was appended since the pipeline was last heard, and was not heard.
 
         The first time nothing is offered: what was there before is a history's to show.
@@ -292,7 +249,7 @@ class Hub:
             await missed.read(
                 line.heard_ms - OVERLAP_MS, functools.partial(self._offer, pipeline, line)
             )
-        line.sequence, line.heard_ms, line.due = sequence, now_ms, None
+        line.caught_up(sequence, now_ms)
         self._heard.add(pipeline)
         await self._tell()
 
@@ -312,10 +269,10 @@ def _closed() -> errors.UnavailableError:
     )
 
 
-def _is_known(line: _Line, found: Published) -> bool:
+def _is_known(line: Line, found: Published) -> bool:
     """Whether a block was offered before it was heard."""
     with contextlib.suppress(errors.FormatError):
-        return ids.short(block.header(found.payload).uuid) in line.recent
+        return not line.is_new(ids.short(block.header(found.payload).uuid))
     return False
 
 
