@@ -40,22 +40,53 @@ def test_what_was_put_is_found_by_its_tenant_alone():
     cache = HeadCache()
     cache.put(ONE, [head(cache, ONE, 7)])
 
-    assert cache.get(ONE, 7, 0) is not None
-    assert cache.get(OTHER, 7, 0) is None
-    assert cache.get(ONE, 7, 1) is None
+    assert cache.get(ONE, 7, 0, 9) is not None
+    assert cache.get(OTHER, 7, 0, 9) is None
+    assert cache.get(ONE, 7, 1, 9) is None
 
 
-def test_memory_is_bounded_and_what_was_used_last_stays():
+def test_of_one_tenant_the_heads_that_were_used_last_stay():
     cache = HeadCache(max_bytes=5 * head(HeadCache(), ONE, 0).size_bytes)
     for number in range(5):
         cache.put(ONE, [head(cache, ONE, number)])
-    cache.get(ONE, 0, 0)
+    cache.get(ONE, 0, 0, 9)
 
-    cache.put(OTHER, [head(cache, OTHER, 9)])
+    cache.put(ONE, [head(cache, ONE, 5)])
 
-    kept = [number for number in range(5) if cache.get(ONE, number, 0)]
-    assert kept == [0, 2, 3, 4]
-    assert cache.get(OTHER, 9, 0) is not None
+    assert [number for number in range(6) if cache.get(ONE, number, 0, 9)] == [0, 2, 3, 4, 5]
+
+
+def test_the_tenant_that_was_not_read_for_the_longest_time_goes_first():
+    cache = HeadCache(max_bytes=3 * head(HeadCache(), ONE, 0).size_bytes)
+    for tenant in (ONE, OTHER, TenantId("third")):
+        cache.put(tenant, [head(cache, tenant, 1)])
+    cache.get(ONE, 1, 0, 9)
+
+    cache.put(TenantId("fourth"), [head(cache, TenantId("fourth"), 1)])
+
+    assert cache.get(ONE, 1, 0, 9) is not None
+    assert cache.get(OTHER, 1, 0, 9) is None
+
+
+def test_label_sets_that_heads_brought_count_as_memory():
+    many = tuple((("service", f"service-{number}"),) for number in range(1000))
+    cache = HeadCache(max_bytes=100_000)
+    large = head(cache, ONE, 1, raw_label_sets=beside.encode_label_sets(many))
+    cache.put(ONE, [large])
+    assert len(large.label_ids) == 1000
+    assert cache.size_bytes > 100_000
+
+    cache.put(OTHER, [head(cache, OTHER, 1)])
+
+    assert cache.get(ONE, 1, 0, 9) is None
+    assert cache.size_bytes < 100_000
+
+
+def test_another_segment_of_the_same_number_is_not_taken_for_it():
+    cache = HeadCache()
+    cache.put(ONE, [head(cache, ONE, 1)])
+
+    assert cache.get(ONE, 1, 0, 10) is None
 
 
 def test_a_tenant_that_is_forgotten_leaves_nothing():
@@ -66,8 +97,8 @@ def test_a_tenant_that_is_forgotten_leaves_nothing():
 
     cache.forget(ONE)
 
-    assert cache.get(ONE, 1, 0) is None
-    assert cache.size_bytes == before / 2
+    assert cache.get(ONE, 1, 0, 9) is None
+    assert 0 < cache.size_bytes < before
 
 
 def test_a_table_with_too_many_label_sets_is_begun_anew(monkeypatch):
@@ -78,7 +109,7 @@ def test_a_table_with_too_many_label_sets_is_begun_anew(monkeypatch):
     old.ids([(("a", str(at)),) for at in range(4)])
 
     assert cache.table(ONE) is not old
-    assert cache.get(ONE, 1, 0) is None
+    assert cache.get(ONE, 1, 0, 9) is None
 
 
 def test_a_head_of_a_table_that_was_given_up_is_not_kept():
@@ -89,13 +120,13 @@ def test_a_head_of_a_table_that_was_given_up_is_not_kept():
 
     cache.put(ONE, [late])
 
-    assert cache.get(ONE, 1, 0) is None
+    assert cache.get(ONE, 1, 0, 9) is None
 
 
 def test_a_damaged_head_is_refused_when_it_is_opened_and_not_before():
     cache = HeadCache()
     cache.put(ONE, [head(cache, ONE, 1, raw_label_sets=b"xx")])
-    found = cache.get(ONE, 1, 0)
+    found = cache.get(ONE, 1, 0, 9)
     assert found is not None
 
     with pytest.raises(errors.FormatError):

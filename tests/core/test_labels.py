@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 from generated import LABELS
 from hypothesis import given
@@ -52,3 +54,22 @@ def test_two_tables_do_not_share_marks():
     marks.set(one, 0, 1)
 
     assert marks.unknown(other, ids) == [0]
+
+
+def test_marks_do_not_keep_a_table_alive():
+    marks, table = Marks(), LabelTable()
+    assert marks.unknown(table, table.ids([(("a", "1"),)])) == [0]
+    gone = weakref.ref(table)
+
+    del table
+
+    assert gone() is None
+
+
+def test_a_table_counts_what_its_texts_take():
+    small, large = LabelTable(), LabelTable()
+
+    small.ids([(("a", "1"),)])
+    large.ids([(("a", "1" * 200),)])
+
+    assert large.size_bytes - small.size_bytes == 199

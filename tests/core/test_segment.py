@@ -295,6 +295,24 @@ def test_a_newer_version_is_left_to_newer_programs():
         segment.decode(msgspec.structs.replace(small(), codec=3))
 
 
+def test_what_stands_beside_the_columns_of_a_newer_version_is_left_to_newer_programs():
+    made = small()
+
+    with pytest.raises(errors.UnknownVersionError):
+        beside.decode_counts(made.counts, 3)
+    with pytest.raises(errors.UnknownVersionError):
+        beside.decode_label_sets(made.label_sets, 3)
+
+
+def test_what_label_sets_take_is_known_from_their_beginning():
+    many = tuple((("service", f"service-{number}"),) for number in range(5000))
+    data = beside.encode_label_sets(many)
+
+    found = beside.label_sets_bytes(data[: beside.PREFIX_BYTES], 2)
+
+    assert found == len(msgspec.json.encode(many)) > 5 * len(data)
+
+
 def test_a_codec_of_a_newer_program_is_told_from_damage():
     made = small()
 

@@ -534,3 +534,32 @@ def test_a_batch_of_a_thousand_records_is_decoded_alike_by_both_paths():
     assert fast is not None
     assert rows(fast) == rows(each)
     assert rows(fast)[999][0] == NOW_NS // 10**9 * 10**9 + 999_000_000
+
+
+def test_levels_of_any_length_leave_nothing_behind():
+    native._sources.clear()
+    body = lines(*(record("m", level="x" * 10_000 + str(n)) for n in range(40)))
+
+    assert {row[1] for row in rows(decoded(body))} == {rows(decoded(GOOD | {"level": "?"}))[0][1]}
+
+    assert all(len(level) < 1000 for _, level, *_ in native._sources)
+
+
+def test_sources_are_forgotten_when_there_are_too_many(monkeypatch):
+    monkeypatch.setattr(native, "_MAX_SOURCES", 10)
+    for start in range(0, 60, 20):
+        found = rows(decoded([record("m", service=f"s{start + n}") for n in range(20)]))
+        assert [dict(row[1])["service"] for row in found] == [f"s{start + n}" for n in range(20)]
+
+    assert len(native._sources) <= 20
+
+
+@pytest.mark.parametrize("count", [3, 30])
+def test_labels_of_some_records_are_their_own(count):
+    body = [record("m", labels={"zone": str(n % 3)} if n % 2 else None) for n in range(count)]
+
+    found = rows(decoded(body))
+
+    assert [dict(row[1]).get("zone") for row in found] == [
+        str(n % 3) if n % 2 else None for n in range(count)
+    ]

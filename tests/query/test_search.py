@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
 import time
+import uuid
 
+import draining
 import pytest
 from builders import record, records
 from querying import HOUR_NS, fill, merge_some, random_query, store_rows
 from world import Tenant
 
+from logweir.core import segment as segment_of
 from logweir.query import access, engine, params
 from logweir.query import plan as planning
 from logweir.query.search import search
@@ -121,3 +125,50 @@ async def test_a_page_of_nothing_has_no_next(tenant):
     found = await search(tenant.reader(), plan_of(tenant, "{}"), 10, engine.Run(NEVER))
 
     assert (found.records, found.next, found.stopped) == ([], None, None)
+
+
+async def test_pages_that_end_by_their_bytes_are_full_whatever_segments_they_come_from(
+    tenant, monkeypatch
+):
+    monkeypatch.setattr("logweir.query.search.MAX_ANSWER_BYTES", 20_000)
+    now_ns = time.time_ns()
+    for segment in range(12):
+        times_ns = [now_ns - 10**6 * (12 * n + segment) for n in range(4)]
+        await store_rows(tenant, [record("x" * 800, timestamp=one) for one in times_ns])
+
+    page = await search(tenant.reader(), plan_of(tenant, "{}"), 48, engine.Run(NEVER))
+
+    assert page.stopped == "bytes"
+    assert len(page.records) == 20_000 // (200 + 800)
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 1 << 24])
+@pytest.mark.parametrize("text", ['{} |= "for"', "{}"])
+async def test_attributes_that_repeat_ids_of_messages_are_read_with_them(
+    tenant, monkeypatch, kept_bytes, text
+):
+    monkeypatch.setattr("logweir.query.search.MAX_KEPT_BYTES", kept_bytes)
+    now_ns, rows = time.time_ns() - 10**9, []
+    for segment in range(6):
+        made = [
+            (now_ns - 1000 * n - segment, uuid.uuid4().hex + uuid.uuid4().hex) for n in range(200)
+        ]
+        of = [record(f"for {one}", timestamp=at, metadata={"id": one}) for at, one in made]
+        await store_rows(tenant, of)
+        rows += made
+    stored = [one.layout for _, one in draining.segments(tenant)]
+    assert all(segment_of.places(one, 2)["attributes"].codec == 6 for one in stored)
+
+    found, bound = [], None
+    while True:
+        plan = plan_of(tenant, text, **({"bound": bound} if bound else {}))
+        page = await search(tenant.reader(), plan, 97, engine.Run(NEVER))
+        found += [(one.id.time_ns, one.message, one.attributes) for one in page.records]
+        if page.next is None:
+            break
+        bound = page.next
+
+    assert found == [
+        (at, f"for {one}", json.dumps({"id": one}, separators=(",", ":")).encode())
+        for at, one in sorted(rows, reverse=True)
+    ]

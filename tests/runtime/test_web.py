@@ -19,9 +19,7 @@ from logweir.runtime.settings import Listen
 async def ask(life: Life, *paths: str) -> list[httpx2.Response]:
     made = listening()
     url = f"http://127.0.0.1:{made.getsockname()[1]}"
-    serving = asyncio.create_task(
-        web.serve(web.ops_app(life), Listen(fd=made.detach()), life), name="ops"
-    )
+    serving = asyncio.create_task(web.serve_ops(Listen(fd=made.detach()), life), name="ops")
     async with httpx2.AsyncClient(base_url=url) as client:
         answers = [await client.get(path) for path in paths]
     life.stopping.set()

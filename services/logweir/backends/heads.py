@@ -5,7 +5,7 @@ Snapshot.heads() -> HeadCache -> those that are not known are read, opened once,
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Iterable
 from functools import cached_property
 from typing import Final
@@ -18,12 +18,15 @@ from logweir.core.labels import LabelTable
 from logweir.core.names import PipelineId, TenantId
 
 MAX_CACHED_BYTES: Final = 64 << 20
-"""Of all tenants together; a segment of 16,000 records and 400 label sets takes some 12 kB."""
+"""Of all tenants together; a segment of 16,000 records and 400 label sets takes some 12 kB, and
+each label set that no other segment has some 1 kB."""
 
 MAX_LABEL_SETS: Final = 100_000
 """Label sets of a tenant that are numbered before all of its heads are forgotten."""
 
 _HEAD_BYTES: Final = 2_000
+_LABEL_SET_BYTES: Final = 20
+"""JSON of the shortest label set that a record has."""
 
 
 class Head(msgspec.Struct, frozen=True, dict=True, eq=False):
@@ -72,60 +75,80 @@ class Head(msgspec.Struct, frozen=True, dict=True, eq=False):
 
     @property
     def size_bytes(self) -> int:
-        """About what it takes in memory: the numbers take no more than the compressed names."""
-        return _HEAD_BYTES + 2 * len(self.raw_label_sets) + len(self.raw_counts)
+        """About what it takes in memory; `table` counts its label sets itself."""
+        opened_bytes = beside.label_sets_bytes(self.raw_label_sets, self.codec)
+        ids_bytes = 8 * opened_bytes // _LABEL_SET_BYTES
+        return _HEAD_BYTES + len(self.raw_label_sets) + len(self.raw_counts) + ids_bytes
+
+
+class _Known:
+    """What is known of one tenant: heads, those used last at the end, and the table of them."""
+
+    def __init__(self) -> None:
+        self.table = LabelTable()
+        self.heads: OrderedDict[tuple[int, int, int], Head] = OrderedDict()
+        self.heads_bytes = 0
+
+    @property
+    def size_bytes(self) -> int:
+        return self.heads_bytes + self.table.size_bytes
+
+    def drop_oldest(self) -> None:
+        self.heads_bytes -= self.heads.popitem(last=False)[1].size_bytes
 
 
 class HeadCache:
-    """The heads that were used last, of any number of tenants."""
+    """The heads that were used last, of any number of tenants; of the event loop alone.
+
+    `max_bytes` is about what heads and tables take together. Above it tenants are forgotten, those
+    first that were not read for the longest time, and of a single one the heads.
+    """
 
     def __init__(self, max_bytes: int = MAX_CACHED_BYTES) -> None:
         self._max_bytes = max_bytes
-        self._heads: OrderedDict[tuple[TenantId, int, int], tuple[Head, int]] = OrderedDict()
-        self._tables: dict[TenantId, LabelTable] = {}
-        self._counts: Counter[TenantId] = Counter()
-        self.size_bytes = 0
+        self._tenants: OrderedDict[TenantId, _Known] = OrderedDict()
+
+    @property
+    def size_bytes(self) -> int:
+        """About what all of it takes in memory."""
+        return sum(known.size_bytes for known in self._tenants.values())
 
     def table(self, tenant: TenantId) -> LabelTable:
         """Return the table that numbers a tenant's label sets."""
-        found = self._tables.get(tenant)
-        if found is not None and len(found) > MAX_LABEL_SETS:
-            self.forget(tenant)
-            found = None
-        if found is None:
-            found = self._tables[tenant] = LabelTable()
-        return found
+        known = self._tenants.get(tenant)
+        if known is None or len(known.table) > MAX_LABEL_SETS:
+            known = self._tenants[tenant] = _Known()
+        return known.table
 
-    def get(self, tenant: TenantId, segment_id: int, min_ts: int) -> Head | None:
+    def get(self, tenant: TenantId, segment_id: int, min_ts: int, max_ts: int) -> Head | None:
         """Return a head that is known."""
-        key = (tenant, segment_id, min_ts)
-        found = self._heads.get(key)
-        if found is None:
+        known, key = self._tenants.get(tenant), (segment_id, min_ts, max_ts)
+        if known is None or key not in known.heads:
             return None
-        self._heads.move_to_end(key)
-        return found[0]
+        self._tenants.move_to_end(tenant)
+        known.heads.move_to_end(key)
+        return known.heads[key]
 
     def put(self, tenant: TenantId, heads: Iterable[Head]) -> None:
-        """Keep these, and of the others those that were used last."""
+        """Keep these, as far as there is room; what was used last goes last."""
+        known = self._tenants.get(tenant)
         for head in heads:
-            key, size_bytes = (tenant, head.id, head.min_ts), head.size_bytes
-            if head.table is not self._tables.get(tenant) or key in self._heads:
-                continue
-            self._heads[key] = (head, size_bytes)
-            self._counts[tenant] += 1
-            self.size_bytes += size_bytes
+            key = (head.id, head.min_ts, head.max_ts)
+            if known is not None and head.table is known.table and key not in known.heads:
+                known.heads[key] = head
+                known.heads_bytes += head.size_bytes
+                self._tenants.move_to_end(tenant)
+        self.trim()
+
+    def trim(self) -> None:
+        """Forget what is too much: tables grow when heads are opened."""
         while self.size_bytes > self._max_bytes:
-            self._drop(next(iter(self._heads)))
+            tenant, known = next(iter(self._tenants.items()))
+            if len(self._tenants) > 1 or not known.heads:
+                self.forget(tenant)
+            else:
+                known.drop_oldest()
 
     def forget(self, tenant: TenantId) -> None:
         """Drop all of a tenant."""
-        for key in [key for key in self._heads if key[0] == tenant]:
-            self._drop(key)
-        self._tables.pop(tenant, None)
-
-    def _drop(self, key: tuple[TenantId, int, int]) -> None:
-        self.size_bytes -= self._heads.pop(key)[1]
-        self._counts[key[0]] -= 1
-        if not self._counts[key[0]]:
-            del self._counts[key[0]]
-            self._tables.pop(key[0], None)
+        self._tenants.pop(tenant, None)

@@ -24,7 +24,7 @@ from psycopg import sql
 
 from logweir.backends import store
 from logweir.backends.heads import Head, HeadCache
-from logweir.core import errors, names
+from logweir.core import beside, errors, names
 from logweir.core.binding import Login, PostgresServer
 from logweir.core.columns import Int64s
 from logweir.core.names import PipelineId, TenantId
@@ -45,7 +45,7 @@ _OPTIONS: Final = (
 class Keys(msgspec.Struct, frozen=True, eq=False):
     """Segments that may hold a time: shape (m,) each; times are inclusive nanoseconds.
 
-    `head_bytes` is about what the segment's head takes.
+    `head_bytes` is about what the segment's head takes when it is opened.
     """
 
     id: Int64s
@@ -169,13 +169,14 @@ class Snapshot:
         rows = await self._rows(
             "select s.id, s.pipeline::int8, s.min_ts, s.max_ts,"
             " coalesce(octet_length(s.filter), 0)::int8, coalesce(s.filter_version, -1)::int8,"
-            " (octet_length(s.label_sets) + octet_length(s.counts))::int8"
+            " octet_length(s.counts)::int8, s.codec::int8, octet_length(s.label_sets)::int8,"
+            " substring(s.label_sets for %s)"
             " from {}.segments s join unnest(%s::int4[], %s::int8[]) as p(id, low)"
             " on p.id = s.pipeline"
             " where s.min_ts >= %s and s.min_ts < %s and s.max_ts >= p.low",
-            [list(lows_ns), list(lows_ns.values()), floor_ns, high_ns],
+            [beside.PREFIX_BYTES, list(lows_ns), list(lows_ns.values()), floor_ns, high_ns],
         )
-        return _keys(rows)
+        return _keys([(*row[:6], _head_bytes(*row[6:])) for row in rows])
 
     async def keys_created_since(self, pipelines: Sequence[PipelineId], since_ms: int) -> Keys:
         """Return the segments of these pipelines that were made since then, merged ones too."""
@@ -196,9 +197,10 @@ class Snapshot:
 
     async def heads(self, keys: Keys) -> list[Head]:
         """Return the heads of these segments, in their order."""
-        wanted = list(zip(keys.id.tolist(), keys.min_ts.tolist(), strict=True))
+        parts = (keys.id.tolist(), keys.min_ts.tolist(), keys.max_ts.tolist())
+        wanted = list(zip(*parts, strict=True))
         known = [self._heads.get(self._tenant, *one) for one in wanted]
-        missing = [one for one, head in zip(wanted, known, strict=True) if head is None]
+        missing = [one[:2] for one, head in zip(wanted, known, strict=True) if head is None]
         read = await self._read_heads(missing) if missing else {}
         return [head or read[one[0]] for one, head in zip(wanted, known, strict=True)]
 
@@ -261,6 +263,11 @@ class Snapshot:
         query = sql.SQL(text).format(sql.Identifier(self._schema), *names)
         cursor = await self._connection.execute(query, values, binary=True)
         return await cursor.fetchall()
+
+
+def _head_bytes(counts_bytes: int, codec: int, label_sets_bytes: int, prefix: bytes) -> int:
+    opened_bytes = beside.label_sets_bytes(prefix, codec)
+    return counts_bytes + max(opened_bytes, label_sets_bytes)
 
 
 def _keys(rows: Sequence[tuple[int, ...]]) -> Keys:

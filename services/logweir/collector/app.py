@@ -84,7 +84,7 @@ async def run(settings: Settings, running: life.Life) -> None:
     """Collect until the process is told to stop."""
     collector = Collector(settings.consumer or "collector-0", running)
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(web.serve(web.ops_app(running), settings.ops, running))
+        tasks.create_task(web.serve_ops(settings.ops, running))
         tasks.create_task(
             bindings.follow(settings.binding, CollectorBinding, collector.bind, running)
         )

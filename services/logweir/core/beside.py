@@ -18,13 +18,36 @@ from logweir.core import columns, errors, frames, planes
 from logweir.core.columns import Int64s
 from logweir.core.record import Labels
 
+VERSION: Final = 2
+"""Of segments; see `core.segment`."""
+
 MINUTE_NS: Final = 60_000_000_000
 _LEVEL: Final = 1
 _MAX_BYTES: Final = 1 << 30
 _CRC = struct.Struct("<I")
+PREFIX_BYTES: Final = _CRC.size + 18
+"""A checksum and the longest header of a zstd frame."""
+
 _COUNTS = struct.Struct("<BIIq")
 _labels_encoder = msgspec.json.Encoder()
 _labels_decoder = msgspec.json.Decoder(tuple[Labels, ...])
+
+
+def check_version(codec_version: int) -> None:
+    """Raise UnknownVersionError when a newer program wrote a segment."""
+    if codec_version > VERSION:
+        raise errors.UnknownVersionError(
+            f"The segment has version {codec_version}, this program knows up to {VERSION}."
+        )
+
+
+def label_sets_bytes(data: bytes, codec_version: int) -> int:
+    """Return what label sets take as JSON. Their first `PREFIX_BYTES` are enough, but for version
+    1; of damaged ones the bytes at hand are counted."""
+    try:
+        return frames.content_bytes(data[_CRC.size :], "It") if codec_version == 2 else len(data)
+    except errors.FormatError:
+        return len(data)
 
 
 def encode_label_sets(label_sets: tuple[Labels, ...]) -> bytes:
@@ -36,8 +59,10 @@ def decode_label_sets(data: bytes, codec_version: int) -> tuple[Labels, ...]:
     """Return the label sets of a segment's row.
 
     Raises:
+        UnknownVersionError: a newer program wrote them.
         FormatError: the bytes are damaged.
     """
+    check_version(codec_version)
     if codec_version >= 2:
         data = _opened(data, "label sets")
     try:
@@ -73,8 +98,10 @@ def decode_counts(data: bytes, codec_version: int) -> Counts:
     """Return what `encode_counts` of a version wrote.
 
     Raises:
+        UnknownVersionError: a newer program wrote them.
         FormatError: the bytes are damaged.
     """
+    check_version(codec_version)
     if codec_version < 2:
         return _decode_counts_v1(data)
     raw = _opened(data, "counts")

@@ -5,19 +5,29 @@ label sets of many segments -> LabelTable.ids() -> int64 numbers -> arrays of wh
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
 from logweir.core.columns import Int64s
 from logweir.core.record import Labels
 
+_SET_BYTES: Final = 200
+_PAIR_BYTES: Final = 170
+"""What Python takes for a label set in a list and a dictionary, and for each pair in it."""
+
 
 class LabelTable:
-    """Each label set that was seen, once; its number is its place in `of`."""
+    """Each label set that was seen, once; its number is its place in `of`.
+
+    One thread at a time may call `ids`; `of` may be read by any.
+    """
 
     def __init__(self) -> None:
         self.of: list[Labels] = []
+        self.size_bytes = 0
         self._ids: dict[Labels, int] = {}
 
     def __len__(self) -> int:
@@ -31,6 +41,8 @@ class LabelTable:
             if known is None:
                 known = self._ids[labels] = len(self.of)
                 self.of.append(labels)
+                texts = sum(len(name) + len(value) for name, value in labels)
+                self.size_bytes += _SET_BYTES + _PAIR_BYTES * len(labels) + texts
             found[place] = known
         return found
 
@@ -39,7 +51,8 @@ class Marks:
     """What is known of the label sets of some tables: a small number each, -1 for not yet."""
 
     def __init__(self) -> None:
-        self._of: dict[LabelTable, Int64s] = {}
+        # A table that everybody else gave up is not kept for this.
+        self._of: weakref.WeakKeyDictionary[LabelTable, Int64s] = weakref.WeakKeyDictionary()
 
     def unknown(self, table: LabelTable, ids: Int64s) -> list[int]:
         """Return those of these numbers that nothing is known of, each once."""

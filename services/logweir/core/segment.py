@@ -43,7 +43,7 @@ from logweir.core.columns import Columns, Int64s
 from logweir.core.names import PipelineId
 from logweir.core.record import Labels
 
-VERSION: Final = 2
+VERSION: Final = beside.VERSION
 COLUMNS: Final = (
     "time",
     "label_set",
@@ -66,10 +66,11 @@ _HEX: Final = 5
 _AFTER_MESSAGE: Final = 6
 _ENTRY = struct.Struct("<BII")
 _DENSE: Final = 4
-"""Attributes that shrink to less than one in so many hold ids that the messages may hold too."""
+"""Attributes that do not shrink to one byte of so many hold ids; the messages may hold them too."""
 _WORTH: Final = 8
 """A column refers to another one when that saves one byte of so many."""
 _MAX_AFTER_BYTES: Final = 64 << 20
+"""Messages and attributes together; the window of a frame must hold them, here and in readers."""
 _MAX_COLUMN_BYTES: Final = 1 << 30
 _MAX_ID_BYTES: Final = 32
 
@@ -77,8 +78,8 @@ _MAX_ID_BYTES: Final = 32
 class Segment(msgspec.Struct, frozen=True):
     """The values of one row of `segments`, without its id.
 
-    `min_ts`, `max_ts` are nanoseconds, both inclusive; `label_sets` is JSON, `counts` see
-    `core.beside`; `filter` is read as `filter_version` says.
+    `min_ts`, `max_ts` are nanoseconds, both inclusive; of `label_sets` and `counts`
+    see `core.beside`; `filter` is read as `filter_version` says.
     """
 
     pipeline: PipelineId
@@ -151,10 +152,7 @@ def places(layout: bytes, codec_version: int) -> dict[str, Place]:
         UnknownVersionError: a newer program wrote the segment, or one of its columns.
         FormatError: the layout is damaged.
     """
-    if codec_version > VERSION:
-        raise errors.UnknownVersionError(
-            f"The segment has version {codec_version}, this program knows up to {VERSION}."
-        )
+    beside.check_version(codec_version)
     if len(layout) != _ENTRY.size * len(COLUMNS):
         raise errors.FormatError(f"A segment's layout of {len(layout)} bytes is damaged.")
     entries = list(_ENTRY.iter_unpack(layout))

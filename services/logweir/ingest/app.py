@@ -9,13 +9,11 @@ them in order. A 2xx means that the journal holds every accepted record, fsynced
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
-from prometheus_client import Counter
 
 from logweir.backends import journal
 from logweir.core import block, bounds, errors, idempotency, keys
@@ -50,12 +48,6 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 _answer_encoder = msgspec.json.Encoder()
-
-
-@functools.lru_cache(maxsize=4096)
-def _counter(metric: Counter, *labels: object) -> Counter:
-    """A metric's counter of these labels: to look it up in the metric costs more than to count."""
-    return metric.labels(*labels)
 
 
 class _Debt(msgspec.Struct, frozen=True):
@@ -184,7 +176,8 @@ class Ingest:
             status = GONE_STATUS
             raise
         finally:
-            _counter(metrics.INGEST_REQUESTS, target.tenant, target.pipeline.name, status).inc()
+            labels = (target.tenant, target.pipeline.name, status)
+            metrics.counter(metrics.INGEST_REQUESTS, *labels).inc()
         await web.answer(send, 200, answer)
 
     def _admit(self, address: tuple[str, str], headers: dict[bytes, bytes]) -> admission.Target:
@@ -265,14 +258,14 @@ class Ingest:
         labels = (target.tenant, target.pipeline.name)
         records = metrics.INGEST_RECORDS
         if outcome.is_repeated:
-            _counter(records, *labels, "repeated").inc(decoded.accepted)
+            metrics.counter(records, *labels, "repeated").inc(decoded.accepted)
             return
-        _counter(metrics.INGEST_BYTES, *labels).inc(size_bytes)
-        _counter(records, *labels, "accepted").inc(decoded.accepted)
+        metrics.counter(metrics.INGEST_BYTES, *labels).inc(size_bytes)
+        metrics.counter(records, *labels, "accepted").inc(decoded.accepted)
         if decoded.rejected:
-            _counter(records, *labels, "rejected").inc(len(decoded.rejected))
+            metrics.counter(records, *labels, "rejected").inc(len(decoded.rejected))
         if decoded.expired:
-            _counter(records, *labels, "expired").inc(len(decoded.expired))
+            metrics.counter(records, *labels, "expired").inc(len(decoded.expired))
 
     async def _submit(
         self, target: admission.Target, request: block.Request, part: block.Part
@@ -394,7 +387,7 @@ async def run(settings: Settings, running: life.Life) -> None:
     if settings.http is None:
         raise errors.SetupError("The ingest role needs an address for its API.")
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(web.serve(web.ops_app(running), settings.ops, running))
+        tasks.create_task(web.serve_ops(settings.ops, running))
         tasks.create_task(bindings.follow(settings.binding, IngestBinding, app.bind, running))
         tasks.create_task(app.watch(running))
         await web.serve(app, settings.http, running)

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import operator
 from array import array
-from collections.abc import Sequence
-from typing import Annotated, Final
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, Final
 
 import msgspec
 import numpy as np
@@ -28,7 +28,7 @@ _TO_BRACE: Final = ord("{") ^ ord("[")
 
 _NO_CONTROL: Final = bytes(range(32, 256))
 _FEW: Final = 16
-"""So many records are looked at one by one; more of them as columns."""
+"""Below so many records numpy's calls cost more than a loop over them."""
 
 _SEPARATED_HEX: Final = fields.HEX_DIGITS + columns.SEPARATOR
 _source = operator.attrgetter("service", "level", "host")
@@ -240,28 +240,38 @@ def _time(value: int | str | None, arrival_ns: int) -> int:
     return moments.from_integer(value) if isinstance(value, int) else moments.from_text(value)
 
 
-class _Sources(dict[tuple[str, str, str | None], int]):
-    """Numbers of label sets by where they come from. Nearly all records of a tenant share a few
-    sources, so these are looked at once, and not once a request."""
+_Source = tuple[Any, ...]
+"""Service, level and host as they were sent, and labels as pairs where there are any."""
+
+
+class _Sources(dict[_Source, int]):
+    """Numbers of label sets by where they come from. Nearly all records share a few sources, so
+    these are looked at once, and not once a request. What a source may have in bytes is bounded
+    by what labels may have; all are forgotten when there are too many."""
 
     def __init__(self) -> None:
         self.label_sets: list[Labels] = []
         self._numbers: dict[Labels, int] = {}
 
-    def __missing__(self, source: tuple[str, str, str | None]) -> int:
-        number = self.number(fields.labels_of(*source, {}))
-        self[source] = number
-        return number
-
-    def number(self, labels: Labels) -> int:
-        """Return the number of a label set."""
+    def __missing__(self, source: _Source) -> int:
+        service, level, host, *more = source
+        labels = fields.labels_of(service, level, host, dict(more[0]) if more else {})
         number = self._numbers.setdefault(labels, len(self.label_sets))
         if number == len(self.label_sets):
             self.label_sets.append(labels)
+        if len(level) <= bounds.MAX_LABEL_VALUE_BYTES:  # of any length: it is only normalised
+            self[source] = number
         return number
 
+    def make_room(self) -> None:
+        """Forget all when it is too much."""
+        if max(len(self), len(self.label_sets)) > _MAX_SOURCES:
+            self.clear()
+            self.label_sets.clear()
+            self._numbers.clear()
 
-_known = [_Sources()]
+
+_sources = _Sources()
 
 
 def _label_sets(records: Sequence[WireRecord]) -> tuple[list[Labels], array[int]]:
@@ -270,28 +280,27 @@ def _label_sets(records: Sequence[WireRecord]) -> tuple[list[Labels], array[int]
     Raises:
         BadRequestError: a label is over its bounds.
     """
-    if len(_known[0]) > _MAX_SOURCES or len(_known[0].label_sets) > _MAX_SOURCES:
-        _known[0] = _Sources()
-    known = _known[0]
+    _sources.make_room()
     more = [r.labels for r in records]
+    sources: Iterable[_Source] = map(_source, records)
     if any(more):
-        numbers = [known.number(fields.labels_of(*_source(r), r.labels or {})) for r in records]
-    else:
-        numbers = list(map(known.__getitem__, map(_source, records)))
+        pairs = (tuple(labels.items()) if labels else () for labels in more)
+        sources = ((*source, one) for source, one in zip(sources, pairs, strict=True))
+    numbers = list(map(_sources.__getitem__, sources))
     places = {number: place for place, number in enumerate(dict.fromkeys(numbers))}
     if len(places) > bounds.MAX_LABEL_SETS:
         raise errors.BadRequestError("too many label sets")
-    label_sets = [known.label_sets[number] for number in places]
+    label_sets = [_sources.label_sets[number] for number in places]
     return label_sets, array("I", map(places.__getitem__, numbers))
 
 
-def _decode_each(pieces: Sequence[bytes], is_cleaned: bool, rules: Rules) -> Decoded:
+def _decode_each(raws: Sequence[bytes], is_cleaned: bool, rules: Rules) -> Decoded:
     good: list[_One] = []
     label_set: list[int] = []
     rejected: list[Rejected] = []
     expired: list[int] = []
     table: dict[Labels, int] = {}
-    for index, piece in enumerate(pieces):
+    for index, piece in enumerate(raws):
         try:
             one = _decode_one(piece, is_cleaned, rules)
             if one.time_ns < rules.oldest_ns:

@@ -236,7 +236,7 @@ async def run(settings: Settings, running: life.Life) -> None:
     """Keep until the process is told to stop."""
     keeper = Keeper(running)
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(web.serve(web.ops_app(running), settings.ops, running))
+        tasks.create_task(web.serve_ops(settings.ops, running))
         tasks.create_task(bindings.follow(settings.binding, KeeperBinding, keeper.bind, running))
         await running.stopping.wait()
         await keeper.stop()

@@ -228,7 +228,7 @@ async def run(settings: Settings, running: life.Life) -> None:
         raise errors.SetupError("The query role needs an address for its API.")
     query = Query()
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(web.serve(web.ops_app(running), settings.ops, running))
+        tasks.create_task(web.serve_ops(settings.ops, running))
         tasks.create_task(bindings.follow(settings.binding, QueryBinding, query.bind, running))
         tasks.create_task(query.watch.follow(running))
         tasks.create_task(query.keep(running))

@@ -87,7 +87,7 @@ async def _add_rows(
     pieces = await snapshot.pieces([one.range("time", plan.last_column) for one in group])
 
     found = await engine.in_threads(
-        lambda one, piece: engine.hits(plan, one, piece, run), group, pieces
+        lambda one, piece: engine.hits(plan, one, piece, run).without_message(), group, pieces
     )
 
     def fold() -> None:

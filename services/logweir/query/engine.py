@@ -1,7 +1,7 @@
 """What every query does with segments: which can hold a match, and which of their rows do.
 
-    keys -> batches of heads -> (label sets, filter) -> pieces of bodies -> hits() in a thread
-                                                                              |
+    keys -> filters -> batches of heads -> label sets -> pieces of bodies -> hits() in threads
+                                                                                |
                        search.py: the first of them -> records  +  count.py: how many of them
 
 Segments come in the order of the query: newest first by their ends, or oldest first by their
@@ -39,11 +39,12 @@ FIRST_PROBED: Final = 64
 MAX_HEADS: Final = 256
 MAX_HEADS_BYTES: Final = 2 << 20
 """Label sets and counts of the heads that are read at once, unless one segment has more."""
-Asked = TypeVar("Asked")
-Found = TypeVar("Found")
-
 HARD_FACTOR: Final = 2
 """A page that cannot advance may take this much more than its budget of time, then it fails."""
+
+
+Asked = TypeVar("Asked")
+Found = TypeVar("Found")
 
 
 class Stats(msgspec.Struct):
@@ -195,6 +196,10 @@ class Hits(msgspec.Struct, frozen=True, eq=False):
     label_set: Int64s
     message: scan.Texts | None = None
 
+    def without_message(self) -> Hits:
+        """Return the same without the column, which may take megabytes."""
+        return msgspec.structs.replace(self, message=None)
+
     @property
     def first_unread(self) -> str:
         """The first of the columns that showing a record needs besides."""
@@ -295,10 +300,10 @@ def pieces(found: Sequence[Candidate], first: str, last: str) -> list[list[Candi
 
 
 async def in_threads(
-    work: Callable[[Asked, bytes], Found], asked: Sequence[Asked], pieces: Sequence[bytes]
+    work: Callable[[Asked, bytes], Found], asked: Sequence[Asked], read: Sequence[bytes]
 ) -> list[Found]:
-    """Return what the work makes of each piece and what is asked of it, in their order."""
-    pairs = list(zip(asked, pieces, strict=True))
+    """Return what the work makes of each piece that was read and what is asked of it, in order."""
+    pairs = list(zip(asked, read, strict=True))
     share = -(-len(pairs) // SCAN_THREADS) or 1
 
     def some(start: int) -> list[Found]:

@@ -33,7 +33,7 @@ from logweir.backends.heads import Head
 from logweir.backends.journal import Entry
 from logweir.backends.journal_tail import TailReader
 from logweir.backends.segments_reader import Range, Reader, Snapshot
-from logweir.core import columns, errors, ids, segment
+from logweir.core import beside, columns, errors, ids, segment
 from logweir.core.columns import Columns
 from logweir.core.names import PipelineId
 from logweir.query import blocks
@@ -217,7 +217,7 @@ async def _blocks_of(snapshot: Snapshot, head: Head, wanted: Sequence[int]) -> d
 
         def cut() -> dict[int, Columns]:
             raw = {name: body[p.offset : p.offset + p.length] for name, p in places.items()}
-            labels = tuple(head.table.of[one] for one in head.label_ids.tolist())
+            labels = beside.decode_label_sets(head.raw_label_sets, head.codec)
             return blocks.by_block(segment.decode_columns(head.n, places, raw, labels), wanted)
 
         return await asyncio.to_thread(cut)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 from collections.abc import Sequence
 from typing import Final
 
@@ -66,6 +67,7 @@ class _Search:
         self.best = scan.Best(limit + 1, is_backward=plan.is_backward)
         self.opened: list[Hits] = []
         self._kept_bytes = 0
+        self._keeping = threading.Lock()
 
     def is_complete(self, edge_ns: int) -> bool:
         """Whether no segment from this edge on can hold a better record."""
@@ -96,7 +98,16 @@ class _Search:
         """Return what may enter the page of a segment. Runs in a thread."""
         all_hits = engine.hits(self.plan, one, piece, self.run)
         near = self.best.could_enter(all_hits.time_ns) & self._nearest(all_hits.time_ns)
-        return all_hits.take(near) if near.any() else None
+        return self._bounded(all_hits.take(near)) if near.any() else None
+
+    def _bounded(self, found: Hits) -> Hits:
+        """Keep its message column as long as there is room for it."""
+        size_bytes = found.message.size_bytes if found.message else 0
+        with self._keeping:
+            if self._kept_bytes + size_bytes > MAX_KEPT_BYTES:
+                return found.without_message()
+            self._kept_bytes += size_bytes
+        return found
 
     def _nearest(self, time_ns: Int64s) -> Bools:
         """Which may be on this page for all that stands in the same segment."""
@@ -112,18 +123,10 @@ class _Search:
         """Take these into the page. Runs in a thread."""
         for one, piece in zip(found, pieces, strict=True):
             ids = _ids(one, piece, len(self.opened))
-            self._open(one)
+            self.opened.append(one)
             ids = ids.take(self.plan.bound.after(ids))
             if len(ids):
                 self.best.add(ids)
-
-    def _open(self, one: Hits) -> None:
-        kept_bytes = self._kept_bytes + (one.message.size_bytes if one.message else 0)
-        if kept_bytes > MAX_KEPT_BYTES:
-            one = msgspec.structs.replace(one, message=None)
-        else:
-            self._kept_bytes = kept_bytes
-        self.opened.append(one)
 
 
 async def search(reader: Reader, plan: Plan, limit: int, run: Run) -> Page:
@@ -204,8 +207,9 @@ async def _records(snapshot: Snapshot, state: _Search, ids: scan.Ids) -> list[Re
         read = await engine.in_threads(
             lambda places, piece: _read_records(state, piece, ids, places), wanted, pieces
         )
-        for more in read:
-            found |= {place: one for place, one in more.items() if place < end}
+        for of_segment in read:
+            more = {place: one for place, one in of_segment.items() if place < end}
+            found |= more
             size_bytes += sum(map(render.size_bytes, more.values()))
             while size_bytes > MAX_ANSWER_BYTES and len(found) > 1:
                 last = max(found)

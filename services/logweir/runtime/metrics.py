@@ -5,6 +5,8 @@ Names end in their unit or in `_total`; a label has a bounded number of values.
 
 from __future__ import annotations
 
+import functools
+
 from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
@@ -119,3 +121,10 @@ KEEPER_FAILING_TENANTS = Gauge(
 def text() -> bytes:
     """Return all metrics in Prometheus' text format."""
     return generate_latest()
+
+
+@functools.lru_cache(maxsize=4096)
+def counter(metric: Counter, *labels: object) -> Counter:
+    """Return a metric's counter of these labels: to look it up in the metric costs more than to
+    count."""
+    return metric.labels(*labels)

@@ -31,7 +31,8 @@ GRACE_S = 10
 
 LISTENERS: Final = 16
 """Of one socket: the event loop takes one connection from each in a turn, and a turn of a busy role
-takes 20 ms, so with one of them a crowd of new senders would wait for seconds."""
+takes 20 ms, so with one of them a crowd of new senders would wait for seconds. Each new connection
+wakes all of them, which costs some microseconds."""
 
 _encoder = msgspec.json.Encoder()
 
@@ -44,7 +45,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def serve(app: Asgi, listen: Listen, life: Life) -> None:
+async def serve(app: Asgi, listen: Listen, life: Life, listeners: int = LISTENERS) -> None:
     """Serve `app` until `life.stopping`, then finish the requests that are open."""
     config = uvicorn.Config(
         app,
@@ -65,13 +66,18 @@ async def serve(app: Asgi, listen: Listen, life: Life) -> None:
     )
     server = _Server(config)
     listening = bind(listen)
-    sockets = [listening, *(listening.dup() for _ in range(LISTENERS - 1))]
+    sockets = [listening, *(listening.dup() for _ in range(listeners - 1))]
     serving = asyncio.create_task(server.serve(sockets=sockets), name="http")
     stopping = asyncio.create_task(life.stopping.wait())
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
     server.should_exit = True
     await serving
     stopping.cancel()
+
+
+async def serve_ops(listen: Listen, life: Life) -> None:
+    """Serve /livez, /readyz and /metrics until `life.stopping`; they have few clients."""
+    await serve(ops_app(life), listen, life, listeners=1)
 
 
 def bind(listen: Listen) -> socket.socket:

@@ -287,7 +287,7 @@ async def run(cluster: Cluster, superuser: str, settings: Settings, running: lif
     running.expect("servers", "resources")
     try:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(web.serve(web.ops_app(running), settings.ops, running))
+            tasks.create_task(web.serve_ops(settings.ops, running))
             tasks.create_task(_reconcile(cluster, superuser, running))
     finally:
         await cluster.close()
