@@ -140,6 +140,20 @@ def test_the_first_block_sets_the_time_that_a_batch_waits_for_company():
     assert held.wait_s(105.0) == 0.0
 
 
+def test_a_batch_worth_a_segment_waits_a_part_of_the_linger_once_its_stream_is_quiet():
+    half = buffer.WORTH_RECORDS // 2
+
+    assert holding(1, records=half).wait_s(101.0) == 4.0
+    assert holding(2, records=half).wait_s(101.5) == 0.5
+    assert holding(2, records=half).wait_s(102.0) == 0.0
+
+
+def test_a_stream_that_goes_on_is_stored_within_the_linger_all_the_same():
+    held = holding(6, records=buffer.WORTH_RECORDS // 4)
+
+    assert held.wait_s(104.5) == 0.5
+
+
 @pytest.mark.parametrize(
     ("held", "is_due"),
     [
