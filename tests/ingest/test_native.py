@@ -546,7 +546,7 @@ def test_levels_of_any_length_leave_nothing_behind():
 
 
 def test_sources_are_forgotten_when_there_are_too_many(monkeypatch):
-    monkeypatch.setattr(native, "_MAX_SOURCES", 10)
+    monkeypatch.setattr("logweir.ingest.sources.MAX_SOURCES", 10)
     for start in range(0, 60, 20):
         found = rows(decoded([record("m", service=f"s{start + n}") for n in range(20)]))
         assert [dict(row[1])["service"] for row in found] == [f"s{start + n}" for n in range(20)]

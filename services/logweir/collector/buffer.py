@@ -18,7 +18,7 @@ FLUSH_RECORDS: Final = 16_000
 """Records of a full segment: larger ones open slower for a needle, smaller ones cost more."""
 
 WORTH_RECORDS: Final = 4_096
-"""Records that are worth a segment of their own (a tenth more CPU a record than a full one): with so
+"""Records worth a segment of their own (a tenth more CPU a record than of a full one): with so
 many, a batch whose stream has fallen quiet waits for `QUIET_PART` of its linger only."""
 
 QUIET_PART: Final = 0.2

@@ -10,9 +10,10 @@ them and keeps their neighbours. Both paths give the same result for the same re
 from __future__ import annotations
 
 import operator
+import struct
 from array import array
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import msgspec
 import numpy as np
@@ -21,6 +22,7 @@ from logweir.core import block, bounds, columns, errors, moments, record
 from logweir.core.block import Part
 from logweir.core.record import Labels
 from logweir.ingest import fields, pieces
+from logweir.ingest.sources import Source, Sources
 
 _BRACE: Final = ord("{")
 _TO_BRACE: Final = ord("{") ^ ord("[")
@@ -37,9 +39,10 @@ _ATTRIBUTES_CHECK_BYTES: Final = 4 * bounds.MAX_ATTRIBUTES
 """Below this length an object cannot have too many keys: `"a":1,` takes six bytes."""
 
 
-_MAX_SOURCES: Final = 8192
-"""Sources that are remembered before all of them are forgotten."""
+_sources = Sources()
 
+_INT64 = struct.Struct("<q")
+_FIRST_LABEL_SET: Final = bytes(4)
 _NO_TIME_NS: Final = (1 << 63) - 1
 
 
@@ -133,6 +136,8 @@ def _decode_fast(body: bytes, is_array: bool, rules: Rules) -> Decoded | None:
     pieces.check_count(len(records))
     if rules.promote or not records or not _sizes_are_good(body, is_array):
         return None
+    if len(records) == 1:
+        return _decode_single(records[0], rules)
     try:
         times_ns = _times(records, rules.arrival_ns)
         label_sets, label_set = _label_sets(records)
@@ -157,6 +162,34 @@ def _decode_fast(body: bytes, is_array: bool, rules: Rules) -> Decoded | None:
         attributes=attributes,
     )
     return Decoded(part=part, oldest_ns=low_ns, rejected=[], expired=[])
+
+
+def _decode_single(record: WireRecord, rules: Rules) -> Decoded | None:
+    """The same of one record, without making columns of it: half of a small request's decoding."""
+    _sources.make_room()
+    labels = (tuple(record.labels.items()),) if record.labels else ()
+    try:
+        time_ns = _time(record.timestamp, rules.arrival_ns)
+        number = _sources[(*_source(record), *labels)]
+    except errors.BadRequestError:
+        return None
+    if not rules.oldest_ns <= time_ns <= rules.arrival_ns + bounds.MAX_FUTURE_NS:
+        return None
+    trace, span = _ids([record.trace_id or ""]), _ids([record.span_id or ""])
+    attributes = bytes(record.metadata)
+    if trace is None or span is None or (attributes and not _is_good_object(attributes)):
+        return None
+    part = Part(
+        n=1,
+        times=_INT64.pack(time_ns),
+        label_set=_FIRST_LABEL_SET,
+        label_sets=[_sources.label_sets[number]],
+        message=record.message.encode(),
+        trace=trace,
+        span=span,
+        attributes=attributes,
+    )
+    return Decoded(part=part, oldest_ns=time_ns, rejected=[], expired=[])
 
 
 def _extent(times_ns: array[int]) -> tuple[int, int]:
@@ -240,40 +273,6 @@ def _time(value: int | str | None, arrival_ns: int) -> int:
     return moments.from_integer(value) if isinstance(value, int) else moments.from_text(value)
 
 
-_Source = tuple[Any, ...]
-"""Service, level and host as they were sent, and labels as pairs where there are any."""
-
-
-class _Sources(dict[_Source, int]):
-    """Numbers of label sets by where they come from. Nearly all records share a few sources, so
-    these are looked at once, and not once a request. What a source may have in bytes is bounded
-    by what labels may have; all are forgotten when there are too many."""
-
-    def __init__(self) -> None:
-        self.label_sets: list[Labels] = []
-        self._numbers: dict[Labels, int] = {}
-
-    def __missing__(self, source: _Source) -> int:
-        service, level, host, *more = source
-        labels = fields.labels_of(service, level, host, dict(more[0]) if more else {})
-        number = self._numbers.setdefault(labels, len(self.label_sets))
-        if number == len(self.label_sets):
-            self.label_sets.append(labels)
-        if len(level) <= bounds.MAX_LABEL_VALUE_BYTES:  # of any length: it is only normalised
-            self[source] = number
-        return number
-
-    def make_room(self) -> None:
-        """Forget all when it is too much."""
-        if max(len(self), len(self.label_sets)) > _MAX_SOURCES:
-            self.clear()
-            self.label_sets.clear()
-            self._numbers.clear()
-
-
-_sources = _Sources()
-
-
 def _label_sets(records: Sequence[WireRecord]) -> tuple[list[Labels], array[int]]:
     """The distinct label sets, and each record's index among them.
 
@@ -282,7 +281,7 @@ def _label_sets(records: Sequence[WireRecord]) -> tuple[list[Labels], array[int]
     """
     _sources.make_room()
     more = [r.labels for r in records]
-    sources: Iterable[_Source] = map(_source, records)
+    sources: Iterable[Source] = map(_source, records)
     if any(more):
         pairs = (tuple(labels.items()) if labels else () for labels in more)
         sources = ((*source, one) for source, one in zip(sources, pairs, strict=True))
