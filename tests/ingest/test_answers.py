@@ -47,7 +47,10 @@ async def two_doors(make_tenant, ingest_server):
 WRONG_KEYS = {
     "no key": lambda door, other: ("/ingest", ""),
     "no key at all": lambda door, other: ("/ingest", "secret"),
-    "a typo": lambda door, other: ("/ingest", door.key[:-9] + "a" + door.key[-8:]),
+    "a typo": lambda door, other: (
+        "/ingest",
+        door.key[:-9] + ("b" if door.key[-9] == "a" else "a") + door.key[-8:],
+    ),
     "a forged key": lambda door, other: (
         "/ingest",
         keys.encode(changed(door.key), secret=b"x" * 32),

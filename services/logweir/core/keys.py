@@ -56,6 +56,10 @@ _MAX_TEXT_BYTES = 160
 RootName = Literal["write", "maintain", "read", "sign"]
 
 
+_MAX_HEADER_BYTES: Final = 1024
+"""A key has some 110 characters, and a user's name may stand before it."""
+
+
 class ApiKey(msgspec.Struct, frozen=True):
     """What an API key says. `scopes` is a sum of SCOPE_*, `expires_at_s` 0 for never."""
 
@@ -156,8 +160,16 @@ def is_signed(found: SignedKey, secret: bytes) -> bool:
 def from_headers(authorization: bytes, x_api_key: bytes) -> str | None:
     """The key's text from the values of `Authorization` and `X-API-Key` (empty: absent).
 
-    `Authorization` may be Bearer or Basic, where the key is the password.
+    `Authorization` may be Bearer or Basic, where the key is the password. What is far too long for
+    a key is none.
     """
+    if len(authorization) > _MAX_HEADER_BYTES or len(x_api_key) > _MAX_HEADER_BYTES:
+        return None
+    return _from_headers(authorization, x_api_key)
+
+
+@functools.lru_cache(maxsize=1024)
+def _from_headers(authorization: bytes, x_api_key: bytes) -> str | None:
     if x_api_key:
         return x_api_key.decode("ascii", "replace").strip()
     scheme, _, value = authorization.partition(b" ")
