@@ -27,6 +27,7 @@ from redis import asyncio as redis
 from logweir.backends import provision, redis_client
 from logweir.core import names
 from logweir.core.binding import CollectorBinding, CollectorTenant, JournalServer, Login
+from logweir.core.names import TenantId
 from logweir.standalone import cluster_files, servers
 from logweir.standalone.folder import Folder, read_json
 from logweir.standalone.status import Shown, show
@@ -307,11 +308,11 @@ class Up:
 
     # ---- its doors ---------------------------------------------------------------------------
 
-    def superuser(self) -> str:
-        """libpq's URL of the superuser, in the tenant's schema."""
+    def superuser(self, tenant: TenantId | None = None) -> str:
+        """libpq's URL of the superuser, in a tenant's schema: of the open one, if none is named."""
         port, secret = self.data.ports().postgres, self.data.secrets().postgres_password
         place = f"{servers.LOOPBACK}:{port}/{provision.DATABASE}"
-        schema = names.schema(self.tenant().tenant)
+        schema = names.schema(tenant or self.tenant().tenant)
         return f"postgresql://postgres:{secret}@{place}?options=-csearch_path%3D{schema}"
 
     def journal(self) -> redis.Redis:

@@ -20,7 +20,7 @@ import pytest
 from chaos.ramping import Ramp, Result, Step
 from chaos.standing import Up
 
-from logweir.core import columns, names, segment
+from logweir.core import columns, segment
 from logweir.core.names import TenantId
 
 STORED_S = 20.0
@@ -76,12 +76,6 @@ def up() -> Iterator[Up]:
     found.remove()
 
 
-@pytest.fixture(scope="module")
-def superuser(up: Up) -> str:
-    """libpq's URL of the store's superuser, asked for while there is one tenant."""
-    return up.superuser()
-
-
 def command(up: Up, *words: str, given: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "logweir.cli", *words, "--data", str(up.folder / "data")],
@@ -129,11 +123,10 @@ def steps(base_per_s: float) -> list[Step]:
     ]
 
 
-async def stored(superuser: str, tenant: TenantId, count: int) -> Counter[str]:
+async def stored(up: Up, tenant: TenantId, count: int) -> Counter[str]:
     """The messages in the store, once there are so many, or time is up."""
     deadline_s = time.monotonic() + STORED_S
-    with psycopg.connect(superuser, autocommit=True) as connection:
-        connection.execute(f"set search_path to {names.schema(tenant)}")
+    with psycopg.connect(up.superuser(tenant), autocommit=True) as connection:
         while time.monotonic() < deadline_s:
             [(found,)] = connection.execute("select coalesce(sum(n), 0) from segments").fetchall()
             if found >= count:
@@ -179,7 +172,7 @@ def check(result: Result, base_per_s: float, peak_per_s: float = 0.0) -> str:
     return text
 
 
-async def quota_ramp(pipeline: Pipeline, superuser: str) -> str:
+async def quota_ramp(pipeline: Pipeline, up: Up) -> str:
     """Five times the tenant's records a second."""
     peak_per_s = RECORDS_PER_S / RECORDS
 
@@ -188,12 +181,12 @@ async def quota_ramp(pipeline: Pipeline, superuser: str) -> str:
 
     result = await Ramp(pipeline.url, pipeline.key, body, 1).run(steps(peak_per_s))
     text = check(result, peak_per_s, peak_per_s)
-    found = await stored(superuser, pipeline.tenant, result.sent * RECORDS)
+    found = await stored(up, pipeline.tenant, result.sent * RECORDS)
     assert found == Counter(f"{n} {at}" for n in range(result.sent) for at in range(RECORDS))
     return text
 
 
-async def buffer_ramp(pipeline: Pipeline, superuser: str) -> str:
+async def buffer_ramp(pipeline: Pipeline, up: Up) -> str:
     """Five times what a collector drains of a small buffer."""
 
     def body(number: int) -> bytes:
@@ -201,7 +194,7 @@ async def buffer_ramp(pipeline: Pipeline, superuser: str) -> str:
 
     result = await Ramp(pipeline.url, pipeline.key, body, 2).run(steps(BUFFERS_PER_S))
     text = check(result, BUFFERS_PER_S)
-    found = await stored(superuser, pipeline.tenant, result.sent)
+    found = await stored(up, pipeline.tenant, result.sent)
     assert found == Counter(map(message, range(result.sent)))
     return text
 
@@ -212,7 +205,7 @@ def message(number: int) -> str:
     return f"{number} {noise.decode()}"
 
 
-async def memory_ramp(up: Up, pipeline: Pipeline, superuser: str) -> str:
+async def memory_ramp(up: Up, pipeline: Pipeline) -> str:
     """A journal without room, for a while in the middle of the load."""
 
     def body(number: int) -> bytes:
@@ -229,27 +222,27 @@ async def memory_ramp(up: Up, pipeline: Pipeline, superuser: str) -> str:
     await journal.aclose()
     text = check_answers(result)
     assert result.statuses()[503] > 10, text
-    found = await stored(superuser, pipeline.tenant, result.sent)
+    found = await stored(up, pipeline.tenant, result.sent)
     assert found == Counter(f"m {number}" for number in range(result.sent))
     return text
 
 
 @pytest.mark.chaos
-async def test_five_times_too_much_collapses_nothing_and_loses_nothing(up, superuser, capsys):
+async def test_five_times_too_much_collapses_nothing_and_loses_nothing(up, capsys):
     quota = await make(up, "quota", recordsPerSecond=RECORDS_PER_S)
     buffer = await make(up, "buffer", bufferBytes=BUFFER_BYTES)
 
-    texts = await asyncio.gather(quota_ramp(quota, superuser), buffer_ramp(buffer, superuser))
+    texts = await asyncio.gather(quota_ramp(quota, up), buffer_ramp(buffer, up))
 
     with capsys.disabled():
         print("\nquota:", texts[0], "\nbuffer:", texts[1])
 
 
 @pytest.mark.chaos
-async def test_a_journal_without_room_answers_503_and_loses_nothing(up, superuser, capsys):
+async def test_a_journal_without_room_answers_503_and_loses_nothing(up, capsys):
     pipeline = await make(up, "memory")
 
-    text = await memory_ramp(up, pipeline, superuser)
+    text = await memory_ramp(up, pipeline)
 
     with capsys.disabled():
         print("\nmemory:", text)
