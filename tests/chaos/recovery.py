@@ -22,6 +22,9 @@ from chaos.standing import Up
 
 EDGES_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 POLL_S = 0.1
+STORED_S = 5.0
+"""How long a prober waits for one record, before it asks with another. A block of a collector that
+never comes back is taken over after 90 s: all probers would wait for it, and measure nothing."""
 
 
 class _State(msgspec.Struct):
@@ -90,7 +93,7 @@ class Recovery:
     async def _is_stored(self, answer: Answer) -> bool:
         url = f"{self._up.shown().url}/api/v1/receipts/{answer.receipt}"
         headers = {"Authorization": f"Bearer {self._up.place.query_key}"}
-        deadline_s = time.monotonic() + self._give_up_s
+        deadline_s = time.monotonic() + STORED_S
         async with httpx2.AsyncClient(headers=headers, trust_env=False, timeout=3) as client:
             while time.monotonic() < deadline_s:
                 try:
