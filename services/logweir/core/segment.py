@@ -37,7 +37,7 @@ import google_crc32c
 import msgspec
 import numpy as np
 
-from logweir.core import beside, columns, errors, frames, planes
+from logweir.core import beside, columns, errors, frames, planes, scan
 from logweir.core import filter as segment_filter
 from logweir.core.columns import Columns, Int64s
 from logweir.core.names import PipelineId
@@ -248,11 +248,8 @@ def column_rows(
     """
     if place.codec == _HEX:
         return _hex_rows(_decompress(place, raw), n, rows)
-    column = column_text(place, raw, n, before)
-    if not column:
-        return [b""] * len(rows)
-    ends = columns.ends(column, n)
-    return [column[int(ends[row - 1]) + 1 if row else 0 : int(ends[row])] for row in rows]
+    texts = scan.Texts(column_text(place, raw, n, before), n)
+    return [texts.text(row) for row in rows]
 
 
 def content_bytes(place: Place, raw: bytes) -> int:
