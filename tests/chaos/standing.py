@@ -8,6 +8,7 @@ Each round of a run has a tenant of its own, so that what is there can be read r
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
@@ -325,3 +327,15 @@ class Up:
         """Of the pipeline's keys in the journal."""
         found = self.tenant()
         return names.journal_pipeline(found.tenant, found.pipelines[0].id)
+
+
+@contextlib.contextmanager
+def running() -> Iterator[Up]:
+    """A running `logweir up`, of which nothing is left afterwards but its folder."""
+    found = Up()
+    try:
+        found.start()
+        yield found
+    finally:
+        left = found.stop()
+    assert not left, f"still running after `logweir down`: {left}"

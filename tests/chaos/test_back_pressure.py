@@ -18,7 +18,7 @@ import msgspec
 import psycopg
 import pytest
 from chaos.ramping import Ramp, Result, Step
-from chaos.standing import Up
+from chaos.standing import Up, running
 
 from logweir.core import columns, segment
 from logweir.core.names import TenantId
@@ -66,13 +66,8 @@ class Pipeline(msgspec.Struct, frozen=True):
 
 @pytest.fixture(scope="module")
 def up() -> Iterator[Up]:
-    found = Up()
-    try:
-        found.start()
+    with running() as found:
         yield found
-    finally:
-        left = found.stop()
-    assert not left, f"still running after `logweir down`: {left}"
     found.remove()
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 from chaos import figures, growth, rounds
-from chaos.standing import Up
+from chaos.standing import Up, running
 
 SIZE = rounds.Size(load_s=330.0, records_per_s=1800)
 FAULTS, ACKED = 150, 300_000
@@ -25,13 +25,8 @@ def seed() -> int:
 @pytest.fixture
 def up(request: pytest.FixtureRequest) -> Iterator[Up]:
     """A running `logweir up`; its folder stays when the test fails."""
-    found = Up()
-    try:
-        found.start()
+    with running() as found:
         yield found
-    finally:
-        left = found.stop()
-    assert not left, f"still running after `logweir down`: {left}"
     if request.node.stash.get(PASSED, False):
         found.remove()
 
