@@ -127,6 +127,7 @@ class _Judge:
             self.found[record.name].append(record)
         self.quarantined = Counter(truth.quarantined)
         self.stuck = set(truth.stuck)
+        self.others = {self.other_of(one) for one in history.requests.values()}
         self.misses: list[Miss] = []
 
     def verdict(self) -> Verdict:
@@ -157,6 +158,23 @@ class _Judge:
             )
         )
 
+    def other_of(self, request: Request) -> str:
+        """Of two bodies under one key, return the request whose body must not be stored.
+
+        That is the second, unless the journal accepted both for its markers were gone between them:
+        then the key belongs to the one that was settled first, and either may be it.
+        """
+        if not (original := self.history.requests.get(request.intent.reuses)):
+            return ""
+        if request.acks and original.acks and self.has_forgotten(original, request.acks[0]):
+            if self.is_stored(request) and not self.is_stored(original):
+                return original.intent.request
+        return request.intent.request
+
+    def is_stored(self, request: Request) -> bool:
+        intent = request.intent
+        return any((intent.producer, intent.first + i) in self.found for i in intent.good)
+
     # ---- records -----------------------------------------------------------------------------
 
     def request(self, request: Request) -> None:
@@ -180,8 +198,8 @@ class _Judge:
         sent = intent.digests[index]
         if any((one.sent or one.digest) != sent for one in self.found.get(name, ())):
             self.miss("wrong content", "the stored record is not the one sent", request, index)
-        if intent.reuses:
-            self.reused(request, index, copies, kept)
+        if intent.request in self.others:
+            self.other(request, index, copies, kept)
         elif outcome == "refused" and copies + kept:
             self.miss("refused but stored", f"{copies} copies", request, index)
         elif outcome == "acked" and not copies + kept:
@@ -194,7 +212,7 @@ class _Judge:
         """How many copies there may be: one; without a key as many as the request was sent."""
         return 1 if request.intent.key else request.sent
 
-    def reused(self, request: Request, index: int, copies: int, kept: int) -> None:
+    def other(self, request: Request, index: int, copies: int, kept: int) -> None:
         """A body under another one's key is never stored; accepted, it is in quarantine, where
         nothing tells a retry from the first. Of a producer's number no fingerprint is known: that
         counts as a repeat."""
@@ -256,7 +274,7 @@ class _Judge:
 
     def receipt(self, request: Request, ack: Answer) -> None:
         intent = request.intent
-        if intent.reuses or self.stuck:
+        if intent.request in self.others or self.stuck:
             return
         whole = Outcome(stored=len(intent.good), expired=len(intent.expired))
         allowed = [whole]

@@ -350,6 +350,38 @@ def test_another_body_under_a_forgotten_key_is_kept_in_quarantine():
     assert kinds(there, forgotten_and_accepted()) == {}
 
 
+def test_of_two_bodies_under_a_forgotten_number_either_may_be_the_one_that_is_stored():
+    of = [
+        *lines()[:-2],
+        Fault(11.5, FORGET),
+        intent("other body", 50, "p1.x.1.7", reuses="repeated"),
+        ack("other body", 3, 12.0),
+    ]
+    of = [one for one in of if not (isinstance(one, Answer) and one.at_s == 13.0)]
+    there = truth(stored(0), stored(30), stored(50))
+    there.outcomes = {**there.outcomes, "block.2": Outcome(repeated=4), "block.3": Outcome(4)}
+    whole = Outcome(stored=12, expired=1, repeated=4)
+    there.books = msgspec.structs.replace(there.books, accepted=17, usage=whole, ledger=whole)
+
+    assert kinds(there, of) == {}
+    assert kinds(there, [one for one in of if one != Fault(11.5, FORGET)])["lost"] == 4
+    both = [*there.stored, *stored(40)]
+    there.stored, there.queried = both, [(one.id, one.digest) for one in both]
+    assert kinds(there, of)["refused but stored"] == 4
+
+
+def test_a_body_that_lost_its_forgotten_key_to_another_is_in_quarantine():
+    there = truth(stored(50), stored(30), stored(40))
+    there.outcomes = {**there.outcomes, "block.3": Outcome(4)}
+    there.quarantined = [(1, seq) for seq in range(4)]
+    whole = Outcome(stored=12, expired=1, quarantined=4)
+    there.books = msgspec.structs.replace(there.books, accepted=17, usage=whole, ledger=whole)
+
+    assert kinds(there, forgotten_and_accepted()) == {}
+    there.quarantined = []
+    assert kinds(there, forgotten_and_accepted()) == {"lost": 4}
+
+
 def test_another_body_that_was_accepted_and_is_nowhere_is_lost():
     there = truth()
     there.books = msgspec.structs.replace(there.books, accepted=17)
