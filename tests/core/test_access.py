@@ -12,6 +12,7 @@ from logweir.core.names import PipelineId, TenantId
 
 ROOT = bytes(range(32))
 OTHER_ROOT = bytes(reversed(range(32)))
+ROOTS = {1: ROOT}
 NOW_S = 1_770_000_000.0
 
 TENANT = access.Tenant(
@@ -47,7 +48,7 @@ def headers_of(text: str, **more: str) -> dict[bytes, bytes]:
 
 
 def check(text: str, directory: access.Directory = DIRECTORY, **options) -> access.Grant:
-    return access.grant(directory, ROOT, headers_of(text), NOW_S, **options)
+    return access.grant(directory, ROOTS, headers_of(text), NOW_S, **options)
 
 
 # ---- the rules -------------------------------------------------------------------------------
@@ -78,7 +79,7 @@ def test_a_key_is_taken_from_every_place_that_is_documented(headers):
     [(name, form)] = headers.items()
     value = base64.b64encode(b"any:" + text) if b"Basic" in form else text
 
-    grant = access.grant(DIRECTORY, ROOT, {name: form % value}, NOW_S)
+    grant = access.grant(DIRECTORY, ROOTS, {name: form % value}, NOW_S)
 
     assert grant.key_id == 7
 
@@ -191,10 +192,10 @@ def test_the_named_organisation_must_be_the_keys_tenant(org, error):
     headers = headers_of(text_of(KEY), x_scope_orgid=org)
 
     if error is None:
-        assert access.grant(DIRECTORY, ROOT, headers, NOW_S).tenant == TENANT
+        assert access.grant(DIRECTORY, ROOTS, headers, NOW_S).tenant == TENANT
     else:
         with pytest.raises(error):
-            access.grant(DIRECTORY, ROOT, headers, NOW_S)
+            access.grant(DIRECTORY, ROOTS, headers, NOW_S)
 
 
 @pytest.mark.parametrize(
@@ -207,10 +208,10 @@ def test_nobody_is_let_in_when_nothing_was_heard_of_revocations_for_a_quarter_of
     headers = headers_of(text_of(KEY))
 
     if is_good:
-        assert access.grant(DIRECTORY, ROOT, headers, NOW_S + age_s).key_id == 7
+        assert access.grant(DIRECTORY, ROOTS, headers, NOW_S + age_s).key_id == 7
     else:
         with pytest.raises(errors.UnavailableError):
-            access.grant(DIRECTORY, ROOT, headers, NOW_S + age_s)
+            access.grant(DIRECTORY, ROOTS, headers, NOW_S + age_s)
 
 
 def test_nobody_is_let_in_before_the_control_schema_was_read():

@@ -174,7 +174,7 @@ def test_secrets_are_made_once(home):
     home.make()
 
     assert home.secrets() == home.secrets()
-    assert home.secrets().write_root != home.secrets().read_root
+    assert home.secrets().roots[0].write != home.secrets().roots[0].read
 
 
 def test_two_installations_share_no_secret(place):
@@ -183,7 +183,7 @@ def test_two_installations_share_no_secret(place):
         one.make()
 
     values = [one.secrets() for one in homes]
-    assert values[0].sign_root != values[1].sign_root
+    assert values[0].roots[0].sign != values[1].roots[0].sign
 
 
 def test_lost_secrets_are_not_made_anew_over_data_that_they_open(home):

@@ -10,8 +10,8 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
-from datetime import datetime
-from typing import Any, Final
+from datetime import UTC, datetime
+from typing import Any, Final, Literal
 
 import msgspec
 import psycopg
@@ -24,8 +24,17 @@ from logweir.core.names import PipelineId, TenantId
 STATEMENT_TIMEOUT_S: Final = 10.0
 
 
+Phase = Literal["steady", "spreading", "overlapping"]
+"""Of a rotation: one set of secrets is good; the new one is in use and the old one good, too, first
+with the old signing revision, then with the new one (`logweir_operator.rotation`)."""
+
+
 class Tenant(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of `tenants`: who it belongs to, its state, slots and revisions of its secrets."""
+    """One row of `tenants`: who it belongs to, its state, slots and revisions of its secrets.
+
+    All passwords of now come from the roots of `root_version`, those from before the last rotation
+    from `old_root_version`. `signed_since[v - 1]` is the first signing revision of root version v.
+    """
 
     id: TenantId
     cluster: str
@@ -43,6 +52,12 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
     redis_revision: int
     ingest_revision: int
     access_revision: int
+    root_version: int = 1
+    old_root_version: int = 1
+    signed_since: tuple[int, ...] = (1,)
+    rotation: Phase = "steady"
+    rotated_at: datetime = datetime(1970, 1, 1, tzinfo=UTC)
+    overlap_until: datetime | None = None
 
 
 class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,6 +132,10 @@ class Control:
         self._conninfo = conninfo
         self._connection: psycopg.AsyncConnection[dict[str, Any]] | None = None
         self._lock = asyncio.Lock()
+
+    def use(self, conninfo: str) -> None:
+        """Connect as another login from now on; the connection that is open stays."""
+        self._conninfo = conninfo
 
     @contextlib.asynccontextmanager
     async def _door(self) -> AsyncIterator[psycopg.AsyncConnection[dict[str, Any]]]:

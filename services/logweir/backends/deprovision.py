@@ -17,7 +17,7 @@ import psycopg
 from psycopg import sql
 from redis import asyncio as redis
 
-from logweir.backends import journal
+from logweir.backends import journal, logins
 from logweir.core import names
 from logweir.core.names import PipelineId, TenantId
 
@@ -66,18 +66,7 @@ async def _unlink(operator: redis.Redis, prefix: str) -> None:
 def close_store(operator: str, tenant: TenantId) -> None:
     """Lock a tenant's logins out, and end what they do. Provisioning lets them in again."""
     with psycopg.connect(operator, autocommit=True) as connection:
-        logins = [one for one in _logins(tenant) if _role_exists(connection, one)]
-        # Only who has a role's privileges may end its sessions.
-        how = " with inherit true" if connection.info.server_version >= 160000 else ""
-        for login in map(sql.Identifier, logins):
-            connection.execute(sql.SQL("alter role {} nologin").format(login))
-            connection.execute(sql.SQL("grant {} to current_user" + how).format(login))
-        connection.execute(
-            "select pg_terminate_backend(pid) from pg_stat_activity where usename = any(%s)",
-            [logins],
-        )
-        for login in map(sql.Identifier, logins):
-            connection.execute(sql.SQL("revoke {} from current_user").format(login))
+        logins.close_logins(connection, _logins(tenant))
 
 
 def drop_store(operator: str, tenant: TenantId) -> None:

@@ -23,7 +23,7 @@ from psycopg import sql
 from redis import asyncio as redis
 from redis import exceptions
 
-from logweir.backends import failpoint, journal, migrations
+from logweir.backends import failpoint, journal, logins, migrations
 from logweir.backends.control import Pipeline, Tenant
 from logweir.core import errors, keys, names
 from logweir.core.names import LoginKind, TenantId
@@ -58,7 +58,7 @@ _SETTINGS: Final[Mapping[LoginKind, Mapping[str, str]]] = {
 
 
 class Roots(msgspec.Struct, frozen=True):
-    """The root keys that the operator holds."""
+    """One version of the root keys that the operator holds."""
 
     write: bytes
     maintain: bytes
@@ -79,8 +79,16 @@ class Limits(msgspec.Struct, frozen=True):
     connection_limit: int = 40
 
 
+def platform_login(login: str, root_version: int) -> str:
+    """Return the login whose password comes from this version of the roots.
+
+    Query and keeper have two, so that the next one can be opened before they know of it.
+    """
+    return login if login == OPERATOR or root_version % 2 else login + "_b"
+
+
 def platform_password(roots: Roots, login: str) -> str:
-    """Return the password of a platform login."""
+    """Return the password of a platform login: of OPERATOR, QUERY or KEEPER, in either slot."""
     root = {OPERATOR: roots.write, QUERY: roots.read, KEEPER: roots.maintain}[login]
     return keys.password(root, keys.PLATFORM, login, 1)
 
@@ -103,16 +111,20 @@ def journal_password(roots: Roots, tenant: Tenant, user: str) -> str:
     return keys.password(root, tenant.id, user, tenant.redis_revision)
 
 
-def bootstrap_store(superuser: str, roots: Roots) -> None:
+def bootstrap_store(superuser: str, roots: Roots, root_version: int = 1) -> None:
     """Make the platform's logins, its database and the control schema.
 
     Args:
         superuser: libpq's connection string of a superuser, on any database.
-        roots: the root keys.
+        roots: the root keys that the platform uses.
+        root_version: their version.
     """
     with psycopg.connect(superuser, autocommit=True) as connection:
-        for login, options in ((OPERATOR, "CREATEROLE"), (QUERY, ""), (KEEPER, "")):
-            _ensure_login(connection, login, platform_password(roots, login), options)
+        operator = platform_password(roots, OPERATOR)
+        _ensure_login(connection, OPERATOR, operator, "CREATEROLE")
+        for login in (QUERY, KEEPER):
+            _ensure_platform_slots(connection, login)
+        _open_platform_logins(connection, roots, root_version)
         exists = connection.execute(
             "select 1 from pg_database where datname = %s", [DATABASE]
         ).fetchone()
@@ -122,6 +134,56 @@ def bootstrap_store(superuser: str, roots: Roots) -> None:
                     sql.Identifier(DATABASE), sql.Identifier(OPERATOR)
                 )
             )
+
+
+def _ensure_platform_slots(connection: psycopg.Connection[Any], login: str) -> None:
+    """Make both logins of a platform role, which the operator may open and close from then on.
+
+    The grants of the control schema are to the first one; the other inherits them.
+    """
+    is_new = connection.info.server_version >= 160000
+    may_open = "admin true, inherit false, set false" if is_new else "admin option"
+    for slot in (platform_login(login, 1), platform_login(login, 2)):
+        if not connection.execute("select 1 from pg_roles where rolname = %s", [slot]).fetchone():
+            connection.execute(sql.SQL("create role {} nologin").format(sql.Identifier(slot)))
+        connection.execute(
+            sql.SQL("grant {} to {} with " + may_open).format(
+                sql.Identifier(slot), sql.Identifier(OPERATOR)
+            )
+        )
+    connection.execute(
+        sql.SQL("grant {} to {}").format(
+            sql.Identifier(login), sql.Identifier(platform_login(login, 2))
+        )
+    )
+
+
+def _open_platform_logins(
+    connection: psycopg.Connection[Any], roots: Roots, root_version: int
+) -> None:
+    for login in (QUERY, KEEPER):
+        slot = platform_login(login, root_version)
+        _ensure_login(connection, slot, platform_password(roots, login), "")
+
+
+def use_roots(operator: str, roots: Roots, root_version: int) -> None:
+    """Open the platform's logins of a version of the roots; those of the one before stay open,
+    but for the operator's own, whose password is another from now on."""
+    with psycopg.connect(operator, autocommit=True) as connection:
+        _open_platform_logins(connection, roots, root_version)
+        connection.execute(
+            sql.SQL("alter role {} password {}").format(
+                sql.Identifier(OPERATOR),
+                sql.Literal(scram_verifier(platform_password(roots, OPERATOR))),
+            )
+        )
+
+
+def close_platform_logins(operator: str, root_version: int) -> None:
+    """Close the platform's logins of the version before this one."""
+    with psycopg.connect(operator, autocommit=True) as connection:
+        before = [platform_login(login, root_version - 1) for login in (QUERY, KEEPER)]
+        logins.close_logins(connection, before)
 
 
 def upgrade_control(operator: str) -> None:
@@ -165,10 +227,12 @@ def scram_verifier(password: str) -> str:
 def provision_store(operator: str, tenant: Tenant, roots: Roots, limits: Limits) -> None:
     """Make a tenant's schema, its logins with their grants, and its first partitions.
 
+    While no rotation overlaps, the logins of the other slots are closed.
+
     Args:
         operator: connection string of the platform's operator login.
         tenant: the tenant's row.
-        roots: the root keys.
+        roots: the root keys of the row's version.
         limits: of the tenant.
     """
     schema = names.schema(tenant.id)
@@ -185,6 +249,8 @@ def provision_store(operator: str, tenant: Tenant, roots: Roots, limits: Limits)
         _hand_over(connection, tenant.id)
         for kind in _SETTINGS:
             _provision_login(connection, tenant, roots, kind, limits)
+        if tenant.rotation == "steady":
+            logins.close_logins(connection, logins.idle_logins(tenant))
         connection.execute(
             sql.SQL("update {}.settings set retention_days = %s where retention_days <> %s").format(
                 sql.Identifier(schema)
@@ -196,6 +262,19 @@ def provision_store(operator: str, tenant: Tenant, roots: Roots, limits: Limits)
                 "select {}.ensure_partition((extract(epoch from clock_timestamp()) * 1e9)::int8)"
             ).format(sql.Identifier(schema))
         )
+
+
+def open_logins(operator: str, tenant: Tenant, roots: Roots, limits: Limits) -> None:
+    """Make the logins that a row names good, for a tenant that is provisioned; close none."""
+    with psycopg.connect(operator, autocommit=True) as connection:
+        for kind in _SETTINGS:
+            _provision_login(connection, tenant, roots, kind, limits)
+
+
+def close_idle_logins(operator: str, tenant: Tenant) -> None:
+    """Lock out the logins that a row does not name, and end their sessions."""
+    with psycopg.connect(operator, autocommit=True) as connection:
+        logins.close_logins(connection, logins.idle_logins(tenant))
 
 
 def _provision_login(
@@ -312,14 +391,11 @@ async def provision_journal(
     pipelines: Sequence[Pipeline],
     roots: Roots,
     limits: Limits,
+    old_roots: Roots | None = None,
 ) -> None:
-    """Make a tenant's Redis users, its limits, and the streams of its pipelines."""
+    """Make a tenant's Redis users (`set_users`), its limits, and the streams of its pipelines."""
     prefix = names.journal_tenant(tenant.id)
-    for kind, rules in acl_rules(tenant.id).items():
-        user = names.redis_user(tenant.id, kind)
-        digest = hashlib.sha256(journal_password(roots, tenant, user).encode()).hexdigest()
-        await journal.command(operator, "ACL", "SETUSER", user, "reset", "on", f"#{digest}", *rules)
-    await _save_acl(operator)
+    await set_users(operator, tenant, roots, old_roots)
     state = "active" if tenant.state == "active" else tenant.state
     await _set(
         operator,
@@ -349,6 +425,30 @@ async def provision_journal(
                 "shards": MARKER_SHARDS,
             },
         )
+
+
+async def set_users(
+    operator: redis.Redis, tenant: Tenant, roots: Roots, old_roots: Roots | None = None
+) -> None:
+    """Make a tenant's Redis users, with the password of now; in a rotation also with the old one.
+
+    A user is changed by one command, so no command of its open connections is ever refused.
+
+    Args:
+        operator: a client with the operator's login.
+        tenant: the tenant's row.
+        roots: of the row's version.
+        old_roots: of the version before the rotation; None when the roots did not change.
+    """
+    before = msgspec.structs.replace(tenant, redis_revision=tenant.redis_revision - 1)
+    for kind, rules in acl_rules(tenant.id).items():
+        user = names.redis_user(tenant.id, kind)
+        secrets = [journal_password(roots, tenant, user)]
+        if tenant.rotation != "steady":
+            secrets.append(journal_password(old_roots or roots, before, user))
+        digests = ["#" + hashlib.sha256(one.encode()).hexdigest() for one in secrets]
+        await journal.command(operator, "ACL", "SETUSER", user, "reset", "on", *digests, *rules)
+    await _save_acl(operator)
 
 
 async def _set(operator: redis.Redis, key: str, values: Mapping[str, object]) -> None:

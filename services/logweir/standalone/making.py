@@ -14,18 +14,20 @@ import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
 from redis import asyncio as redis
 
 from logweir.backends import failpoint, provision
-from logweir.backends.control import Control, IdentityClaimedError, Pipeline, Tenant
+from logweir.backends.control import IdentityClaimedError, Pipeline, Tenant
+from logweir.backends.rotations import Rotations
 from logweir.core import keys
 from logweir.core.names import PipelineId, TenantId
 from logweir.standalone.bindings import Site
 from logweir.standalone.objects import Key, Live
-from logweir_operator import plan
+from logweir_operator import plan, rotation
 from logweir_operator.model import LogPipeline, LogTenant
 
 logger = logging.getLogger(__name__)
@@ -67,7 +69,7 @@ class Wanted(msgspec.Struct, frozen=True):
 class Maker:
     """Makes tenants, and remembers what it has made of each."""
 
-    def __init__(self, control: Control, journal: redis.Redis, site: Site, conninfo: str) -> None:
+    def __init__(self, control: Rotations, journal: redis.Redis, site: Site, conninfo: str) -> None:
         self._control = control
         self._journal = journal
         self._site = site
@@ -77,6 +79,10 @@ class Maker:
     def work(self, key: Key) -> Work:
         """Return what is known of a LogTenant."""
         return self._works.get(key, Work())
+
+    def use(self, site: Site, conninfo: str) -> None:
+        """Make tenants with other roots, as another login, from now on."""
+        self._site, self._conninfo = site, conninfo
 
     def forget(self, key: Key) -> None:
         """A LogTenant is gone."""
@@ -130,6 +136,7 @@ class Maker:
         )
         if spec.tenant_id and row.id != spec.tenant_id:
             raise IdentityClaimedError(f"This LogTenant has the id {row.id!r} already.")
+        row = await self._with_roots_of_now(row)
         state, days = "readonly" if spec.read_only else "active", spec.retention.days
         row = msgspec.structs.replace(row, state=state, retention_days=days, spec=stored.spec)
         pipelines = [
@@ -141,13 +148,23 @@ class Maker:
         # First of all: a key that is to be revoked must not wait for what may fail.
         texts = await self._make_keys(row, wanted.resource, pipelines)
         failpoint.reach("operator.before_schema")
-        roots, limits = self._site.roots, await self._limits(wanted.resource)
+        roots, limits = self._site.of(row.root_version), await self.limits(wanted.resource)
+        old_roots = self._site.old(row)
         await asyncio.to_thread(provision.provision_store, self._conninfo, row, roots, limits)
         failpoint.reach("operator.before_journal")
-        await provision.provision_journal(self._journal, row, pipelines, roots, limits)
+        await provision.provision_journal(self._journal, row, pipelines, roots, limits, old_roots)
         # Last of all: a row in one of these states says that its place was made once.
         await self._control.set_tenant(row.id, state, days, stored.spec)
         return texts
+
+    async def _with_roots_of_now(self, row: Tenant) -> Tenant:
+        """A tenant that is not made yet, or is made again, begins with the roots of now."""
+        version = self._site.version
+        if row.state in MADE_STATES or row.root_version == version:
+            return row
+        fresh = rotation.made_anew(row, version, datetime.now(UTC))
+        await self._control.write(row, fresh)
+        return fresh
 
     async def _make_keys(
         self, row: Tenant, resource: LogTenant, pipelines: Sequence[Pipeline]
@@ -163,7 +180,7 @@ class Maker:
             made = await self._control.ensure_api_key(
                 row, wanted.name, pipeline, scopes, wanted.generation, wanted.expires_at
             )
-            texts[wanted.name] = key_text(self._site, made.key())
+            texts[wanted.name] = key_text(self._site, row, made.key())
         await self._control.revoke_api_keys(row.id, list(texts))
         revoked = [
             one.id
@@ -173,7 +190,7 @@ class Maker:
         await provision.publish_revocations(self._journal, row.id, revoked)
         return texts
 
-    async def _limits(self, resource: LogTenant) -> provision.Limits:
+    async def limits(self, resource: LogTenant) -> provision.Limits:
         """The tenant's limits; its buffer is at most a share of what the journal may hold, so that
         one tenant whose records are not stored gets 429 before all others get 503."""
         spec = resource.spec
@@ -188,11 +205,9 @@ class Maker:
         )
 
 
-def key_text(site: Site, key: keys.ApiKey) -> str:
-    """Return the text of a key, which stands in no table: it is derived."""
-    if key.is_ingest:
-        return keys.encode(key, keys.ingest_secret(site.roots.sign, key.tenant, key.revision))
-    return keys.encode(key, keys.access_secret(site.roots.sign, key.revision))
+def key_text(site: Site, row: Tenant, key: keys.ApiKey) -> str:
+    """Return the text of a tenant's key, which stands in no table: it is derived."""
+    return keys.encode(key, site.key_secret(row, key.revision, is_ingest=key.is_ingest))
 
 
 def rows_by_object(rows: Sequence[Tenant]) -> Mapping[tuple[str, str], Tenant]:
