@@ -28,7 +28,7 @@ def logweir(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 
 COMMANDS = [
     *("up", "status", "down", "logs", "doctor"),
-    *("apply", "get", "delete", "send", "query", "tail", "run"),
+    *("apply", "get", "delete", "rotate", "send", "query", "tail", "run"),
 ]
 
 
