@@ -53,12 +53,13 @@ class Load:
         self.keys = {"ingest": [self.shown["ingest_key"]], "query": [self.shown["query_key"]]}
         self._is_done = threading.Event()
         self._is_tailing = threading.Event()
+        self._is_over = threading.Event()
         works = (self._send, self._ask, self._tail)
         self._threads = [threading.Thread(target=self._work, args=(one,)) for one in works]
 
     def begin(self) -> None:
         self._threads[2].start()
-        assert self._is_tailing.wait(20)
+        assert self._is_tailing.wait(20), self.problems
         for one in self._threads[:2]:
             one.start()
 
@@ -69,7 +70,7 @@ class Load:
         deadline_s = time.monotonic() + 20
         while len(self.tailed) < len(self.sent) and time.monotonic() < deadline_s:
             time.sleep(PAUSE_S)
-        self._is_tailing.clear()
+        self._is_over.set()
         self._threads[2].join(20)
 
     def _work(self, work: Callable[[], None]) -> None:
@@ -107,16 +108,16 @@ class Load:
                     self.problems.append(f"query: {answer.status_code} {answer.text}")
 
     def _tail(self) -> None:
-        url = self.shown["url"].replace("http", "ws") + "/api/v1/tail?limit=0"
+        url = self.shown["url"].replace("http", "ws") + "/api/v1/tail?limit=1"
         headers = {"authorization": f"Bearer {self.shown['query_key']}"}
         with connect(url, additional_headers=headers) as socket:
             while True:
                 try:
                     frame = json.loads(socket.recv(timeout=0.2))
                 except TimeoutError:
-                    if self._is_tailing.is_set():
-                        continue
-                    return
+                    if self._is_over.is_set():
+                        return
+                    continue
                 if "live" in frame:
                     self._is_tailing.set()
                 elif "records" in frame:
