@@ -18,6 +18,7 @@ import psycopg
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
+from logweir.backends import doors
 from logweir.core import errors, keys
 from logweir.core.names import PipelineId, TenantId
 
@@ -152,7 +153,7 @@ class Control:
                 if connection is not None:
                     with contextlib.suppress(psycopg.Error, OSError):
                         await connection.close()
-                reason = str(cause).strip() or type(cause).__name__
+                reason = doors.reason_of(cause).rstrip(".")
                 raise errors.UnavailableError(
                     f"The control schema did not answer: {reason}."
                 ) from cause
