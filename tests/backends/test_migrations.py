@@ -124,3 +124,29 @@ def test_the_control_schema_is_up_to_date_after_the_start(operator):
 
     with psycopg.connect(operator) as connection:
         assert migrations.revision(connection, "logweir") == migrations.HEADS["control"]
+
+
+def test_a_control_schema_of_the_first_version_learns_of_rotations_in_place(
+    operator, spare_postgres, monkeypatch
+):
+    from alembic import command
+
+    upgrade = command.upgrade
+    with psycopg.connect(spare_postgres.url(), autocommit=True) as connection:
+        connection.execute(b"create database first_version owner logweir_operator")
+    old = psycopg.conninfo.make_conninfo(operator, dbname="first_version")
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "upgrade", lambda config, _: upgrade(config, "0001"))
+        provision.upgrade_control(old)
+    with psycopg.connect(old, autocommit=True) as connection:
+        connection.execute(
+            "insert into logweir.tenants (id, cluster, namespace, name, created_at)"
+            " values ('acme', 'up', 'default', 'acme', '2026-01-01Z')"
+        )
+        provision.upgrade_control(old)
+
+        found = connection.execute(
+            "select root_version, signed_since, rotation, rotated_at = created_at, overlap_until"
+            " from logweir.tenants"
+        ).fetchall()
+    assert found == [(1, [1], "steady", True, None)]

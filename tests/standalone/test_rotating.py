@@ -22,7 +22,7 @@ from logweir.core.binding import KeeperBinding, Login, QueryBinding
 from logweir.standalone import accounts, servers
 from logweir.standalone.folder import RootSet, Secrets, read_json
 from logweir.standalone.postgres import Postgres
-from logweir.standalone.roots import with_roots
+from logweir.standalone.roots import site_of
 
 KINDS = ("w", "r", "k")
 USERS = ("in", "col", "tail")
@@ -339,6 +339,23 @@ async def test_a_rotation_that_is_cut_off_after_any_step_comes_to_the_same_end(u
     assert await doors(up_place, before) == {False}
 
 
+async def test_a_rotation_that_fails_says_so_in_the_status_and_goes_on(up_place, cut):
+    before = await made(up_place)
+    await up_place.control.ask(before.id, 60)
+    cut[0] = 3
+    await up_place.passes()
+    found = await up_place.object("LogTenant", "acme")
+
+    assert found is not None
+    assert found.status["credentials"]["problem"] == "the test cut the connection"
+    cut[0] = -1
+    await up_place.passes(2)
+    await to_the_end(up_place)
+    found = await up_place.object("LogTenant", "acme")
+    assert found is not None
+    assert "problem" not in found.status["credentials"]
+
+
 def open_logins(place: Place, of: str) -> list[str]:
     pattern = names.schema(names.TenantId(of)).replace("_", r"\_") + r"\__\__"
     found = place.sql(
@@ -371,6 +388,13 @@ async def own_place(place: Path, valkey: Any, roots: provision.Roots) -> AsyncIt
         found.folder.write_secrets(Secrets([first], "super", "operator"))
         yield found
     server.stop()
+
+
+async def restarted(place: Place) -> None:
+    """Begin again with what stands in the folder."""
+    old = place.site
+    place.site = site_of(old.store, old.journal, place.folder.read_secrets())
+    await place.restart()
 
 
 def versions(place: Place) -> list[tuple[int, bool]]:
@@ -437,8 +461,7 @@ async def test_roots_may_be_rotated_again_and_again_over_restarts(own_place):
         await own_place.control.ask(rotations.ROOTS, 0)
         for _ in range(4):
             await own_place.passes()
-            own_place.site = with_roots(own_place.site, own_place.folder.read_secrets())
-            await own_place.restart()
+            await restarted(own_place)
         row = await to_the_end(own_place)
 
         assert row.root_version == version
@@ -471,8 +494,7 @@ async def test_a_request_that_was_answered_before_the_cut_is_not_answered_twice(
     own_place.folder.write_secrets(
         Secrets([*secrets.roots, fresh], "super", "operator", overlap_s=0)
     )
-    own_place.site = with_roots(own_place.site, own_place.folder.read_secrets())
-    await own_place.restart()
+    await restarted(own_place)
     await own_place.passes(5)
 
     assert not await own_place.control.requests()

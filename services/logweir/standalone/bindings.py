@@ -41,7 +41,7 @@ class Site(msgspec.Struct, frozen=True):
 
     store: PostgresServer
     journal: JournalServer
-    roots: provision.Roots = provision.Roots(b"", b"", b"", b"")
+    roots: provision.Roots
     version: int = 1
     others: Mapping[int, provision.Roots] = {}
 

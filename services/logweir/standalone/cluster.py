@@ -259,7 +259,7 @@ class Cluster:
         row = rows.get((one.namespace, one.name))
         if one.kind == "LogTenant" and row is not None:
             status["tenantId"] = row.id
-            status["credentials"] = rotating.status_of(one.spec, row)
+            status["credentials"] = rotating.status_of(one.spec, row, self._rotator.problem(row.id))
         for each in served:
             if one.kind == "LogPipeline" and each.resource is not None and _is(each.resource, one):
                 status["pipelineId"] = each.pipeline.id

@@ -18,20 +18,19 @@ from msgspec.structs import replace
 from logweir.backends import provision, store
 from logweir.backends.control import Tenant
 from logweir.backends.rotations import LiveRevision, Request, Rotations
+from logweir.core.binding import JournalServer, PostgresServer
 from logweir.standalone.bindings import Site
 from logweir.standalone.folder import Folder, RootSet, Secrets
 from logweir_operator import rotation
 
 logger = logging.getLogger(__name__)
 
-APPLICATION = "logweir operator"
 
-
-def with_roots(site: Site, secrets: Secrets) -> Site:
-    """Return a site with the roots of secrets.json."""
+def site_of(store: PostgresServer, journal: JournalServer, secrets: Secrets) -> Site:
+    """Return the site of these servers, with the roots of secrets.json."""
     held = {one.version: _roots(one) for one in secrets.roots}
     used = held.pop(secrets.used)
-    return Site(site.store, site.journal, used, secrets.used, held)
+    return Site(store, journal, used, secrets.used, held)
 
 
 def _roots(one: RootSet) -> provision.Roots:
@@ -41,7 +40,8 @@ def _roots(one: RootSet) -> provision.Roots:
 
 def conninfo(site: Site) -> str:
     """Return libpq's connection string of the operator's login."""
-    return store.conninfo(site.store, site.login(provision.OPERATOR), APPLICATION)
+    login = site.login(provision.OPERATOR)
+    return store.conninfo(site.store, login, "logweir operator")
 
 
 class RootKeys:
@@ -96,7 +96,7 @@ class RootKeys:
         logger.info("roots changed", extra={"step": type(step).__name__, "used": changed.used})
         if request is not None:
             await self._control.answer(request)
-        return with_roots(site, changed)
+        return site_of(site.store, site.journal, changed)
 
     async def _do(
         self,

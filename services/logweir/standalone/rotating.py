@@ -43,6 +43,10 @@ class Rotator:
         self._spread_s = spread_s
         self._problems: dict[TenantId, str] = {}
 
+    def problem(self, tenant: TenantId) -> str:
+        """Why a tenant's rotation does not go on; empty when it does."""
+        return self._problems.get(tenant, "")
+
     async def turn(
         self,
         all_wanted: Sequence[Wanted],
@@ -116,7 +120,7 @@ class Rotator:
         await asyncio.to_thread(provision.close_idle_logins, operator, after)
 
 
-def status_of(spec: Mapping[str, Any], row: Tenant) -> dict[str, Any]:
+def status_of(spec: Mapping[str, Any], row: Tenant, problem: str) -> dict[str, Any]:
     """Return what the status of a LogTenant with this spec says of its credentials."""
     following = rotation.next_at(row, _spec_of(spec))
     times = {
@@ -128,6 +132,7 @@ def status_of(spec: Mapping[str, Any], row: Tenant) -> dict[str, Any]:
         "phase": row.rotation,
         "revision": row.writer_revision,
         "rootVersion": row.root_version,
+        **({"problem": problem} if problem else {}),
         **{name: at.isoformat(timespec="seconds") for name, at in times.items() if at is not None},
     }
 

@@ -265,11 +265,10 @@ def _operator(
 def site_of(secrets: Secrets, ports: Ports) -> Site:
     """Return where the servers of an `up` are, and its roots."""
     from logweir.backends.provision import DATABASE
-    from logweir.standalone.bindings import Site
-    from logweir.standalone.roots import with_roots
+    from logweir.standalone import roots
 
     store = PostgresServer(servers.LOOPBACK, ports.postgres, DATABASE, tls="disable")
-    return with_roots(Site(store, JournalServer(servers.LOOPBACK, ports.valkey)), secrets)
+    return roots.site_of(store, JournalServer(servers.LOOPBACK, ports.valkey), secrets)
 
 
 def detach(place: Folder, port: int | None) -> Shown:
