@@ -284,7 +284,7 @@ async def bootstrap_journal(operator: redis.Redis) -> None:
     if await _is_off(operator, "default") and not await _can_replay(operator):
         # Nobody can be a user that is off, so its rights open nothing.
         await journal.command(operator, "ACL", "SETUSER", "default", *_REPLAY_RULES)
-        await _save_acl(operator)
+        await save_acl(operator)
 
 
 async def _is_off(operator: redis.Redis, user: str) -> bool:
@@ -319,7 +319,7 @@ async def provision_journal(
         user = names.redis_user(tenant.id, kind)
         digest = hashlib.sha256(journal_password(roots, tenant, user).encode()).hexdigest()
         await journal.command(operator, "ACL", "SETUSER", user, "reset", "on", f"#{digest}", *rules)
-    await _save_acl(operator)
+    await save_acl(operator)
     state = "active" if tenant.state == "active" else tenant.state
     await _set(
         operator,
@@ -355,7 +355,7 @@ async def _set(operator: redis.Redis, key: str, values: Mapping[str, object]) ->
     await operator.hset(key, mapping={k: str(v) for k, v in values.items()})
 
 
-async def _save_acl(operator: redis.Redis) -> None:
+async def save_acl(operator: redis.Redis) -> None:
     """Users live in the server's memory until they are saved to its aclfile."""
     try:
         await journal.command(operator, "ACL", "SAVE")

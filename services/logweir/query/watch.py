@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from logweir.backends import control, store
-from logweir.core import errors
+from logweir.core import errors, states
 from logweir.core.binding import QueryBinding
 from logweir.query import access
 from logweir.runtime.life import Life
@@ -53,7 +53,7 @@ def _tenant(row: control.Tenant, pipelines: dict[Any, access.Pipeline]) -> acces
     quotas = row.spec.get("quotas") or {}
     return access.Tenant(
         id=row.id,
-        is_deleting=row.state == "deleting",
+        is_deleting=row.state in states.LEAVING,
         reader_slot=row.reader_slot,
         reader_revision=row.reader_revision,
         redis_revision=row.redis_revision,
