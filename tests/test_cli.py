@@ -28,7 +28,7 @@ def logweir(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 
 COMMANDS = [
     *("up", "status", "down", "logs", "doctor"),
-    *("apply", "get", "delete", "send", "query", "tail", "run"),
+    *("apply", "get", "delete", "release", "send", "query", "tail", "run"),
 ]
 
 
@@ -113,6 +113,7 @@ def test_wrong_use_is_said_with_exit_code_two(arguments, words):
         pytest.param(["tail"], id="tail"),
         pytest.param(["get", "all"], id="get"),
         pytest.param(["delete", "lt", "demo"], id="delete"),
+        pytest.param(["release", "acme"], id="release"),
     ],
 )
 def test_where_nothing_runs_the_fix_is_said(tmp_path, arguments):

@@ -14,6 +14,7 @@ state, and no state is left before its work is done: after a crash anybody goes 
 
 from __future__ import annotations
 
+import math
 from typing import Final, Literal
 
 import msgspec
@@ -128,11 +129,8 @@ def given_up(seen: Seen) -> str:
 def _drained(seen: Seen) -> str:
     if not seen.blocks:
         return f"{_are(seen.pending, 'block')} not acknowledged yet."
-    text = f"{_journal(seen)} not stored yet."
-    if not seen.still_s:
-        return text
-    left_s = max(0.0, DRAIN_PATIENCE_S - seen.still_s)
-    return f"{text} What is not stored is given up if nothing moves for {left_s:.0f} s."
+    left_min = math.ceil(max(0.0, DRAIN_PATIENCE_S - seen.still_s) / 60)
+    return f"{_journal(seen)} not stored yet; given up if none is within {left_min} min."
 
 
 def _journal(seen: Seen) -> str:

@@ -2,6 +2,7 @@
 
     logweir up | status | down | logs | doctor       one machine (standalone/)
     logweir apply | get | delete                     its resources, by kubectl's words
+    logweir release                                  the id of a deleted tenant
     logweir send | query | tail                      any Logweir, over HTTP (client/)
     logweir run ROLE                                 one role, in a pod
 
@@ -276,7 +277,7 @@ def delete(
     wait: Annotated[bool, typer.Option(help="Return when they are gone.")] = True,
     data: Data = None,
 ) -> None:
-    """Delete resources; a pipeline drains first, a tenant's data stays (deletionPolicy)."""
+    """Delete resources; journals drain first, a tenant's data stays (deletionPolicy)."""
     from logweir.standalone import objects
 
     kind, name = _kind_and_name(kind, name)
@@ -307,9 +308,30 @@ async def _delete(control: Control, wanted: list[ObjectKey], *, wait: bool) -> N
                 _say(f"error: {problem}")
             problem = error
     if wait:
-        await objects.until_gone(control, wanted)
+        await objects.until_gone(control, wanted, _say)
     if problem is not None:
         raise problem
+
+
+@app.command(rich_help_panel=_RESOURCES)
+def release(
+    tenant: Annotated[str, typer.Argument(help="The spec.tenantId of a tenant that was deleted.")],
+    data: Data = None,
+) -> None:
+    """Let the id of a deleted tenant be given again: to whoever asks for it first."""
+    from logweir.core import names
+
+    wanted = names.tenant_id(tenant)
+
+    async def work(control: Control) -> None:
+        if not await control.release_tenant_id(wanted):
+            raise errors.NotFoundError(
+                f"No deleted tenant has had the id {tenant!r}.",
+                hint="Only ids that are retired (deletionPolicy Delete) can be released.",
+            )
+        print(f"tenant id {tenant!r} released")
+
+    _with_control(data, work)
 
 
 def _kind_and_name(kind: str, name: str) -> tuple[str, str]:

@@ -56,9 +56,13 @@ def test_kept_data_is_dropped_when_its_object_comes_back_to_be_deleted():
     ("state", "seen", "words"),
     [
         ("active", Seen(pipelines=("web", "ops")), "web, ops"),
-        ("draining", Seen(blocks=1, records=1), "1 block with 1 record is not stored yet."),
-        ("draining", Seen(blocks=2, records=9), "2 blocks with 9 records are not stored yet."),
-        ("draining", Seen(blocks=1, still_s=590), "given up if nothing moves for 10 s"),
+        ("draining", Seen(blocks=1, records=1), "1 block with 1 record is not stored yet;"),
+        ("draining", Seen(blocks=2, records=9), "2 blocks with 9 records are not stored yet;"),
+        (
+            "draining",
+            Seen(blocks=1, still_s=590),
+            "; given up if none is within 1 min.",
+        ),
         ("draining", Seen(pending=1), "1 block is not acknowledged"),
         ("sealed", Seen(sessions=2), "2 sessions of its logins are not ended yet."),
         ("tombstoned", Seen(partitions=1), "1 partition is not dropped yet."),

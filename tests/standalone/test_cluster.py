@@ -475,7 +475,7 @@ async def test_a_deleted_tenant_waits_for_its_pipelines(up_place):
     await up_place.passes(2)
 
     assert (await up_place.message("LogTenant", "acme")).startswith(
-        "draining: 1 block with 1 record is not stored yet."
+        "draining: 1 block with 1 record is not stored yet;"
     )
 
     await drain(up_place, of)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 import psycopg
@@ -23,7 +24,7 @@ from logweir.backends import deprovision, provision, store
 from logweir.core import errors, keys, names
 from logweir.core.binding import Login
 from logweir.core.names import TenantId
-from logweir.standalone import making
+from logweir.standalone import making, objects
 from logweir_operator import life
 
 DELETE = {"deletionPolicy": "Delete"}
@@ -127,7 +128,7 @@ async def test_nothing_is_taken_away_before_the_journal_is_drained(up_place, pol
 
     assert await up_place.ready("LogTenant", "acme") == ("False", "Deleting")
     assert (await up_place.message("LogTenant", "acme")).startswith(
-        "draining: 3 blocks with 3 records are not stored yet."
+        "draining: 3 blocks with 3 records are not stored yet;"
     )
     await drain(up_place, of)
     assert records_in(up_place, of) == 3
@@ -190,6 +191,31 @@ async def test_a_tenant_whose_pipelines_nobody_has_deleted_stays_as_it_is(up_pla
     assert await state(up_place, of) == "active"
     await up_place.delete("LogPipeline", "web")
     assert await is_gone(up_place)
+
+
+async def test_who_waits_for_a_deletion_is_told_what_it_waits_for_once(up_place):
+    of = await made(up_place, tenant(), pipeline())
+    await append_records(up_place, of, 1)
+    await delete_all(up_place)
+    said: list[str] = []
+    wanted = [("LogPipeline", "default", "web"), ("LogTenant", "default", "acme")]
+    waiting = asyncio.create_task(
+        objects.until_gone(up_place.control, wanted, said.append, poll_s=0.01)
+    )
+    await up_place.passes(3)
+    async with asyncio.timeout(10):
+        while len(said) < 2:
+            await asyncio.sleep(0.01)
+    await drain(up_place, of)
+    assert not waiting.done()
+    assert await is_gone(up_place)
+    await waiting
+
+    assert sorted(said)[:2] == [
+        "logpipeline/web: 1 blocks of its journal are not stored yet.",
+        "logtenant/acme: draining: 1 block with 1 record is not stored yet;"
+        " given up if none is within 10 min.",
+    ]
 
 
 # ---- kept and adopted -----------------------------------------------------------------------
