@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 import world
+from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
@@ -124,3 +125,30 @@ def test_the_control_schema_is_up_to_date_after_the_start(operator):
 
     with psycopg.connect(operator) as connection:
         assert migrations.revision(connection, "logweir") == migrations.HEADS["control"]
+
+
+def test_deletions_that_began_before_there_were_steps_begin_with_the_first(
+    operator, schema, monkeypatch
+):
+    upgrade = command.upgrade
+    with monkeypatch.context() as patched:
+        patched.setattr(command, "upgrade", lambda config, _: upgrade(config, "0001"))
+        migrations.upgrade(operator, "control", schema)
+    with psycopg.connect(operator, autocommit=True) as connection:
+        old = ["active", "readonly", "deleting", "deleted"]
+        for state in old:
+            connection.execute(
+                f"insert into {schema}.tenants (id, cluster, namespace, name, state)"
+                " values (%s, 'up', 'default', %s, %s)".encode(),
+                [state, state, state],
+            )
+        migrations.upgrade(operator, "control", schema)
+        rows = connection.execute(
+            f"select id, state, lost_blocks, lost_records from {schema}.tenants".encode()
+        ).fetchall()
+
+    assert {one: state for one, state, *_ in rows} == {
+        **{state: state for state in old},
+        "deleting": "refusing",
+    }
+    assert {tuple(lost) for _, _, *lost in rows} == {(0, 0)}
