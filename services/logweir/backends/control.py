@@ -24,6 +24,13 @@ from logweir.core.states import TenantState
 
 STATEMENT_TIMEOUT_S: Final = 10.0
 
+_END: Final = (
+    "update logweir.tenants set writer_revision = writer_revision + 1,"
+    " reader_revision = reader_revision + 1, keeper_revision = keeper_revision + 1,"
+    " redis_revision = redis_revision + 1, ingest_revision = ingest_revision + 1,"
+    " access_revision = access_revision + 1 where id = %s"
+)
+
 
 class Tenant(msgspec.Struct, frozen=True, kw_only=True):
     """One row of `tenants`: who it belongs to, its state, slots and revisions of its secrets.
@@ -284,8 +291,8 @@ class Control:
     ) -> None:
         """Take a tenant that is being deleted from one state to the next.
 
-        One that is at its end has other secrets from then on, so that no key of before is good
-        when it is adopted; the id of a deleted one is retired.
+        One that is at its end has other secrets from then on, so that no key and no password of
+        before is good for who adopts it, or has its id after it was released.
 
         Args:
             tenant: which.
@@ -298,14 +305,11 @@ class Control:
         Raises:
             TenantMovedError: it is not in `before` any more.
         """
-        is_end = after in ("retained", "deleted")
         async with self._door() as connection, connection.transaction():
             cursor = await connection.execute(
                 "update logweir.tenants set state = %(after)s, spec = coalesce(%(spec)s, spec),"
                 " lost_blocks = lost_blocks + %(blocks)s,"
-                " lost_records = lost_records + %(records)s,"
-                " ingest_revision = ingest_revision + %(end)s::int,"
-                " access_revision = access_revision + %(end)s::int"
+                " lost_records = lost_records + %(records)s"
                 " where id = %(tenant)s and state = %(before)s",
                 {
                     "tenant": tenant,
@@ -314,12 +318,12 @@ class Control:
                     "spec": None if spec is None else Jsonb(spec),
                     "blocks": lost_blocks,
                     "records": lost_records,
-                    "end": is_end,
                 },
             )
             if not cursor.rowcount:
                 raise TenantMovedError(f"The tenant {tenant!r} is not {before} any more.")
-            if is_end:
+            if after in ("retained", "deleted"):
+                await connection.execute(_END, [tenant])
                 await connection.execute("delete from logweir.api_keys where tenant = %s", [tenant])
             if after == "deleted":
                 await connection.execute(
