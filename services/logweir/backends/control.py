@@ -44,6 +44,18 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
     ingest_revision: int
     access_revision: int
 
+    @property
+    def retention_bytes(self) -> int | None:
+        """Stored bytes over which the oldest records go; None: any number may stay."""
+        found: int | None = (self.spec.get("retention") or {}).get("bytes")
+        return found
+
+    @property
+    def stored_bytes_quota(self) -> int | None:
+        """Stored bytes over which nothing more is taken; None: any number."""
+        found: int | None = (self.spec.get("quotas") or {}).get("storedBytes")
+        return found
+
 
 class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
     """One row of `pipelines`."""

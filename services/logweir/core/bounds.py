@@ -55,3 +55,6 @@ MAX_PRODUCER_RANGES = 1024
 
 MAX_LABEL_SETS = 4096
 """Different label sets in one request; more means an id has been made a label."""
+
+STORED_LOOK_S = 30.0
+"""How often a tenant that has stored too much is looked at again, and how long its senders wait."""
