@@ -187,9 +187,11 @@ def provision_store(operator: str, tenant: Tenant, roots: Roots, limits: Limits)
             _provision_login(connection, tenant, roots, kind, limits)
         connection.execute(
             sql.SQL(
-                "update {}.settings set retention_days = %(days)s, retention_bytes = %(bytes)s"
-                " where (retention_days, retention_bytes)"
-                " is distinct from (%(days)s, %(bytes)s::int8)"
+                "with changed as (update {0}.settings set retention_days = %(days)s,"
+                " retention_bytes = %(bytes)s where (retention_days, retention_bytes)"
+                " is distinct from (%(days)s, %(bytes)s::int8) returning 1)"
+                # What was to go by other rules is to be decided again.
+                " update {0}.storage set leaving_until = null where exists (select from changed)"
             ).format(sql.Identifier(schema)),
             {"days": tenant.retention_days, "bytes": tenant.retention_bytes},
         )

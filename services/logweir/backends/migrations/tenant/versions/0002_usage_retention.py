@@ -17,7 +17,7 @@ create table storage (
     stored_bytes int8 default 0,
     oldest_ns int8,
     next_drop_ns int8,
-    leaving_low int8,
+    leaving_until int8,
     leaving_since xid8
 ) with (fillfactor = 50);
 insert into storage default values;
@@ -84,6 +84,7 @@ declare
     newer_bytes int8;
     partition text;
     end_ns int8;
+    expired_ns int8;
     decided xid8;
     gone record;
 begin
@@ -94,7 +95,8 @@ begin
         return 'gone';
     end if;
     select s.retention_days, s.retention_bytes into days, most_bytes from {schema}.settings s;
-    if end_ns > now_ns - days * (86400 * ns) - grace then
+    expired_ns := now_ns - days * (86400 * ns) - grace;
+    if end_ns > expired_ns then
         if most_bytes is not null then
             select sum(octet_length(s.body) + coalesce(octet_length(s.filter), 0))
             into newer_bytes from {schema}.segments s where s.min_ts >= end_ns;
@@ -104,12 +106,13 @@ begin
                 using errcode = 'LW003';
         end if;
     end if;
-    -- A snapshot that is older than this decision may want the records, and would find none, in
-    -- silence, if it had not touched the table yet.
-    select s.leaving_since into decided from {schema}.storage s where s.leaving_low = first_ns;
+    -- A snapshot that is older than the decision may want the records, and would find none, in
+    -- silence, if it had not touched the table yet. All that has expired is decided at once.
+    select s.leaving_since into decided from {schema}.storage s where s.leaving_until >= end_ns;
     if decided is null then
         decided := pg_current_xact_id();
-        update {schema}.storage set leaving_low = first_ns, leaving_since = decided;
+        update {schema}.storage set leaving_since = decided, leaving_until = greatest(end_ns,
+            (select max(b.high) from {schema}.partition_bounds() b where b.high <= expired_ns));
     end if;
     if exists (
         select from pg_stat_activity a
@@ -127,7 +130,6 @@ begin
         perform {schema}.change_usage(gone.pipeline, -gone.bytes);
     end loop;
     execute format('drop table {schema}.%I', partition);
-    update {schema}.storage set leaving_low = null, leaving_since = null;
     return 'dropped';
 end
 $body$
