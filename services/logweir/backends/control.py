@@ -18,7 +18,7 @@ import psycopg
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from logweir.core import errors, keys
+from logweir.core import errors, keys, names
 from logweir.core.names import PipelineId, TenantId
 
 STATEMENT_TIMEOUT_S: Final = 10.0
@@ -106,6 +106,14 @@ class StoredObject(msgspec.Struct, frozen=True, kw_only=True):
     status: dict[str, Any]
     deleted_at: datetime | None
     created_at: datetime
+
+
+class Storage(msgspec.Struct, frozen=True, kw_only=True):
+    """What a tenant's keeper has noted of its store; times in nanoseconds since the epoch."""
+
+    stored_bytes: int
+    oldest_ns: int | None
+    next_drop_ns: int | None
 
 
 class IdentityClaimedError(errors.LogweirError):
@@ -229,6 +237,17 @@ class Control:
             "update logweir.tenants set state = %s, retention_days = %s, spec = %s where id = %s",
             [state, retention_days, Jsonb(spec), tenant],
         )
+
+    async def storage(self, tenant: TenantId) -> Storage | None:
+        """Return what a tenant has stored; None when its schema does not say. For the operator,
+        which has the rights of the schemas' owners."""
+        table = f'"{names.schema(tenant)}".storage'
+        [found] = await self._rows("select to_regclass(%s) is not null as is_there", [table])
+        if not found["is_there"]:
+            return None
+        columns = "stored_bytes, oldest_ns, next_drop_ns"
+        rows = await self._rows(f"select {columns} from {table}")  # noqa: S608 - of an id
+        return msgspec.convert(rows[0], Storage)
 
     async def ensure_pipeline(
         self, tenant: TenantId, name: str, retention_days: int, spec: dict[str, Any]

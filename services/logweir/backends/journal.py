@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.resources
+import math
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from typing import Any, cast
 
@@ -18,11 +19,11 @@ from redis import asyncio as redis
 from redis import exceptions
 
 from logweir.backends import failpoint, redis_client
-from logweir.core import errors, ids, names
+from logweir.core import bounds, errors, ids, names
 from logweir.core.binding import JournalServer, Login
 from logweir.core.names import PipelineId, TenantId
 
-LIBRARY_VERSION = "logweir-1"
+LIBRARY_VERSION = "logweir-2"
 """What lw_version answers when the right library is loaded."""
 
 ACK_BATCH = 2000
@@ -153,7 +154,7 @@ class Appender:
             keyed: those that have a key.
 
         Raises:
-            OverLimitError: the tenant's buffer is full or its rate in debt.
+            OverLimitError: the tenant's buffer is full, its rate in debt, or too much is stored.
             ForbiddenError: the tenant or the pipeline is read-only or being deleted.
             UnavailableError: the journal did not answer, or is not set up; send again.
         """
@@ -219,10 +220,18 @@ def _appended(answer: list[Any]) -> Appended | AllRepeated | Conflicts:
             hint="Send again later; a larger quotas.bufferBytes or more collectors help.",
         )
     if kind == b"RATE":
+        wait_s = int(answer[1]) / 1e6
         raise errors.OverLimitError(
-            "This tenant is over its rate.",
-            retry_after_s=int(answer[1]) / 1e6,
-            hint="Send again later; the rate is quotas.recordsPerSecond and bytesPerSecond.",
+            f"This tenant is over its rate for another {math.ceil(wait_s)} s.",
+            retry_after_s=wait_s,
+            hint="Send again then; the rate is quotas.recordsPerSecond and bytesPerSecond.",
+        )
+    if kind == b"STORED":
+        raise errors.OverLimitError(
+            "This tenant has stored as much as it may.",
+            retry_after_s=bounds.STORED_LOOK_S + bounds.STORED_READ_S,
+            hint="It is looked at again by then; a larger quotas.storedBytes helps at once,"
+            " a shorter retention as soon as records go.",
         )
     if kind == b"STATE" and answer[1] != b"provisioning":
         raise errors.ForbiddenError(f"Ingest of this tenant is closed: {answer[1].decode()}.")

@@ -360,6 +360,11 @@ async def provision_journal(
         )
 
 
+async def set_stored(operator: redis.Redis, tenant: TenantId, *, is_over: bool) -> None:
+    """Tell a tenant's journal whether more is stored than may be: then it takes nothing."""
+    await _set(operator, names.journal_tenant(tenant) + "m", {"stored": "over" if is_over else ""})
+
+
 async def _set(operator: redis.Redis, key: str, values: Mapping[str, object]) -> None:
     await operator.hset(key, mapping={k: str(v) for k, v in values.items()})
 
