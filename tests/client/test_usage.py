@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from answering import answering
 
-from logweir.client import usage
+from logweir.client import output, usage
 from logweir.client.api import AnswerError, Target
 from logweir.core import errors
 
@@ -82,4 +82,4 @@ def test_a_server_that_is_not_there_is_an_error_with_its_address():
     [(0, "0 B"), (999, "999 B"), (999_600, "1 MB"), (-1_500_000, "-1.5 MB"), (10**18, "1e+03 PB")],
 )
 def test_bytes_are_said_with_three_digits(size_bytes, text):
-    assert usage.size(size_bytes) == text
+    assert output.size(size_bytes) == text

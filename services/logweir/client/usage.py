@@ -10,13 +10,13 @@ import msgspec
 
 from logweir.client import api
 from logweir.client.api import Target
+from logweir.client.output import size
 from logweir.core import moments
 
 _HEADS: Final = (
     *("START", "PIPELINE", "REQUESTS", "ACCEPTED", "STORED", "EXPIRED", "REPEATED", "QUARANTINED"),
     *("RAW", "IN STORE", "REFUSED"),
 )
-_UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
 class _Answer(msgspec.Struct, frozen=True):
@@ -78,13 +78,3 @@ def _line(row: Mapping[str, Any]) -> list[str]:
         size(row["stored_bytes"]),
         f"{sum(row['refused'].values()):,}",
     ]
-
-
-def size(size_bytes: int) -> str:
-    """Return bytes for a person: `1.2 MB`, `-340 kB`."""
-    value, unit = float(size_bytes), _UNITS[0]
-    for unit in _UNITS:
-        if abs(value) < 999.5 or unit == _UNITS[-1]:
-            break
-        value /= 1000
-    return f"{value:.3g} {unit}"
