@@ -133,6 +133,8 @@ class Model:
         if self.is_over:
             return [b"STORED"]
         in_buffer = sum(one.size_bytes for one in self.lines.values())
+        if self.max_bytes is not None and len(of.payload) > self.max_bytes:
+            return [b"LARGE", b"%d" % self.max_bytes]
         if self.max_bytes is not None and in_buffer + len(of.payload) > self.max_bytes:
             return [b"FULL"]
         wait = max(one.wait(now, self.burst) for one in (self.records, self.bytes))
@@ -293,7 +295,7 @@ class Drive:
 
     async def limit(self, _: PipelineId) -> None:
         chance, model = self.chance, self.model
-        model.max_bytes = chance.choice([None, 300, 800])
+        model.max_bytes = chance.choice([None, 250, 300, 800])
         model.records.allowed = chance.choice([None, None, None, 1, 7, 1000])
         model.bytes.allowed = chance.choice([None, None, None, 3, 10_007])
         burst_s = chance.choice([None, 0, 1, 5])

@@ -12,7 +12,6 @@ import pytest
 import world
 from keeping import visit, write
 from reconciling import Place, pipeline, tenant
-from standalone.test_objects import listed
 
 from logweir.backends import provision, redis_client
 from logweir.backends.control import Control
@@ -20,6 +19,7 @@ from logweir.core import bounds, errors
 from logweir.core.binding import Login
 from logweir.keeper import retention
 from logweir.keeper.retention import Rules
+from logweir.standalone import listing
 
 
 @pytest.fixture(autouse=True)
@@ -116,7 +116,7 @@ async def test_the_status_says_what_is_stored_and_what_goes_next(up_place):
     await up_place.passes()
 
     found = (await up_place.object("LogTenant", "acme")).status["storage"]
-    table = await listed(up_place, "lt", "acme")
+    table = listing.text(await up_place.control.objects(), "lt", "default", "acme", "")
     heads, line = (re.split(" {2,}", one) for one in table.splitlines())
     assert empty == {"storedBytes": 0}
     assert found["storedBytes"] == stored_bytes > 0

@@ -41,7 +41,7 @@ end
 
 -- lw_append  KEYS: q   ARGV: uuid(16), accepted records, decoded bytes, block, requests,
 --                            then for each request with a key: key(16), fingerprint(8), index
--- Answers: NOMETA | NOSTREAM | STATE state | STORED | FULL | RATE wait_us | CONFLICT index...
+-- Answers: NOMETA | NOSTREAM | STATE state | STORED | FULL | LARGE max_bytes | RATE wait_us | CONFLICT index...
 --          | DUP (index, marker)... | OK id seq (index, marker of the request that it repeats)...
 local function append(K, A)
   local P = string.sub(K[1], 1, -2)
@@ -82,7 +82,9 @@ local function append(K, A)
   if tm[6] == 'over' then return {'STORED'} end
   local c = redis.call('HMGET', T .. 'c', 'bytes', 'rtat', 'rrem', 'btat', 'brem')
   local size = string.len(A[4])
-  if tm[2] and tm[2] ~= '' and tonumber(c[1] or 0) + size > tonumber(tm[2]) then return {'FULL'} end
+  local room = tonumber(tm[2] or '')
+  if room and size > room then return {'LARGE', tm[2]} end  -- it will never fit
+  if room and tonumber(c[1] or 0) + size > room then return {'FULL'} end
   local rps, bps = tonumber(tm[3] or ''), tonumber(tm[4] or '')
   local burst = (tonumber(tm[5] or '') or 2) * US
   local wait = 0

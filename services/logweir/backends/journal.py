@@ -155,6 +155,7 @@ class Appender:
 
         Raises:
             OverLimitError: the tenant's buffer is full, its rate in debt, or too much is stored.
+            TooLargeError: the block is larger than the tenant's buffer.
             ForbiddenError: the tenant or the pipeline is read-only or being deleted.
             UnavailableError: the journal did not answer, or is not set up; send again.
         """
@@ -212,6 +213,11 @@ def _appended(answer: list[Any]) -> Appended | AllRepeated | Conflicts:
         return AllRepeated(_markers(answer[1:]))
     if kind == b"CONFLICT":
         return Conflicts(frozenset(int(index) for index in answer[1:]))
+    if kind == b"LARGE":
+        raise errors.TooLargeError(
+            f"The request is larger than the buffer of this tenant, {int(answer[1])} bytes.",
+            hint="Send several requests; quotas.bufferBytes is the buffer.",
+        )
     if kind == b"FULL":
         raise errors.OverLimitError(
             "The buffer of this tenant is full: records arrive faster than they are stored.",
