@@ -3,7 +3,7 @@
     logweir up | status | down | logs | doctor       one machine (standalone/)
     logweir apply | get | delete                     its resources, by kubectl's words
     logweir release                                  the id of a deleted tenant
-    logweir send | query | tail                      any Logweir, over HTTP (client/)
+    logweir send | query | tail | usage              any Logweir, over HTTP (client/)
     logweir run ROLE                                 one role, in a pod
 
 Data goes to standard output, everything else to standard error. Exit codes: 0 done, 1 refused or
@@ -489,6 +489,28 @@ def tail(
     with terminal.explained(text):
         records = read.tail(target, asked, last, lambda line: _say(f"- {line}"), terminal.is_read)
         terminal.show_records(records, form, color, is_live=True)
+
+
+@app.command(rich_help_panel=_CLIENT)
+def usage(
+    since: Annotated[str, typer.Option(help="Begin of the range: 7d ago, or a time.")] = "",
+    until: Annotated[str, typer.Option(help="End of the range; without it: now.")] = "",
+    by: Annotated[str, typer.Option(help="hour, day or total.")] = "day",
+    output: Annotated[str, typer.Option("-o", "--output", help="table, json or csv.")] = "table",
+    url: Url = "",
+    key: Key = "",
+    tenant: TenantName = "",
+    data: Data = None,
+) -> None:
+    """Show requests, records and bytes of each pipeline, and what was refused."""
+    from logweir.client import terminal
+    from logweir.client import usage as using
+
+    _choice("--by", by, ("hour", "day", "total"))
+    _choice("--output", output, ("table", "json", "csv"))
+    start, end = terminal.moment(since), terminal.moment(until)
+    target = _target(url, key, data, tenant, "", "lwa_")
+    print(using.text(target, {"start": start, "end": end, "step": by}, output))
 
 
 def _look(output: str, color: str) -> Form:

@@ -21,7 +21,7 @@ from starlette.responses import Response
 
 from logweir.core import access, errors, keys
 from logweir.core.binding import QueryBinding
-from logweir.query import api, live, params
+from logweir.query import api, live, params, usage
 from logweir.query.engine import CancelledQueryError
 from logweir.query.tenants import Tenants
 from logweir.runtime import bindings, life, logs, metrics, web
@@ -200,6 +200,15 @@ def make_app(query: Query) -> FastAPI:
     async def _fields(request: Request) -> Response:
         return await query.answer(request, "fields", api.FIELDS, api.fields_of)
 
+    @app.api_route("/api/v1/usage", methods=methods)
+    async def _usage(request: Request) -> Response:
+        is_csv = usage.CSV in request.headers.get("accept", "")
+
+        async def used(asked: api.Asked) -> api.Answer:
+            return await usage.usage(asked, is_csv=is_csv)
+
+        return await query.answer(request, "usage", usage.PARAMETERS, used)
+
     @app.get("/api/v1/receipts/{receipt}")
     async def _receipt(request: Request) -> Response:
         async def receipt(asked: api.Asked) -> api.Answer:
@@ -222,7 +231,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
     return error_response(
         errors.NotFoundError(
             f"There is no {request.url.path[:80]!r} here.",
-            hint="The read API is /api/v1/query, /histogram, /labels, /fields, /receipts, /tail.",
+            hint="The read API is /api/v1/query, /histogram, /labels, /fields, /receipts, /usage,"
+            " /tail.",
         )
     )
 
