@@ -23,6 +23,9 @@ from logweir.runtime.life import Life
 from logweir.runtime.settings import Listen
 from logweir.standalone import binaries, servers
 
+KEY = "lwi_" + "a" * 70
+"""Looks like a key, which is all that the gateway asks for; `Echo` takes any."""
+
 
 class Echo:
     """A role that answers with what it saw of a request; its query string may ask for more.
@@ -34,6 +37,10 @@ class Echo:
     def __init__(self, name: str) -> None:
         self.name = name
         self.seen: list[dict[str, Any]] = []
+        self.checks: list[dict[str, str]] = []
+        """Headers of requests with HEAD: the gateway's, before it reads a large body."""
+
+        self.key_is_good = True
         self.release = threading.Event()
         self.socket = socket.socket()
         self.socket.bind(("127.0.0.1", 0))
@@ -45,6 +52,10 @@ class Echo:
         wishes = {k: v[0] for k, v in parse_qs(scope["query_string"].decode()).items()}
         if scope["type"] == "websocket":
             await self._socket(scope, receive, send, wishes)
+            return
+        if scope["method"] == "HEAD":
+            self.checks.append(_texts(scope))
+            await web.answer(send, 405 if self.key_is_good else 401, b"{}")
             return
         body, pieces = b"", 0
         while True:

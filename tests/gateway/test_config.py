@@ -12,14 +12,15 @@ from hypothesis import strategies as st
 
 from logweir.core import bounds
 from logweir.gateway import config
+from logweir.gateway.routes import BODY_BYTES
+from logweir.query import params
 from logweir.standalone import binaries, servers
 
 GOLDEN = Path(__file__).parent / "golden" / "nginx.conf"
 
 FIXED = config.Gateway(
     port=7080,
-    ingest=("127.0.0.1:9001", "127.0.0.1:9002"),
-    query=("127.0.0.1:9003",),
+    roles={"ingest": ("127.0.0.1:9001", "127.0.0.1:9002"), "query": ("127.0.0.1:9003",)},
     folder=Path("/var/lib/logweir/gateway"),
     run_as=("logweir", "logweir"),
 )
@@ -78,7 +79,8 @@ def test_a_plain_user_names_no_user_to_drop_to():
 
 
 def test_a_body_at_the_bound_is_let_through():
-    assert FIXED.max_body_bytes > bounds.MAX_BODY_BYTES
+    assert BODY_BYTES["ingest"] > bounds.MAX_BODY_BYTES
+    assert BODY_BYTES["query"] > params.MAX_BODY_BYTES
 
 
 def test_roles_keep_idle_connections_longer_than_the_gateway():
@@ -97,7 +99,7 @@ def test_a_folder_may_have_any_name(gateway_folder, name):
     folder = gateway_folder / f"x{name}"
     folder.mkdir(exist_ok=True)
     gateway = config.Gateway(
-        servers.free_port(), ("127.0.0.1:1",), ("127.0.0.1:2",), folder, worker_connections=64
+        servers.free_port(), {"query": ("127.0.0.1:2",)}, folder, worker_connections=64
     )
 
     assert complaints(gateway) == ""

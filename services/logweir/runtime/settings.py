@@ -20,6 +20,13 @@ class Listen(msgspec.Struct, frozen=True):
     fd: int | None = None
 
 
+class Tls(msgspec.Struct, frozen=True):
+    """Files in PEM: a certificate with those that lead to its root, and its key, not encrypted."""
+
+    certificate: Path
+    key: Path
+
+
 class Settings(msgspec.Struct, frozen=True):
     """Settings of one role process."""
 

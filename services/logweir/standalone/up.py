@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final
 from logweir.backends import failpoint
 from logweir.core import errors
 from logweir.core.binding import JournalServer, Login, PostgresServer
+from logweir.gateway.routes import Role
 from logweir.runtime.settings import Listen, Settings
 from logweir.standalone import accounts, demo, folder, logfiles, servers
 from logweir.standalone.children import RoleChild, RoleMain, ServerChild, die_with
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from logweir.standalone.bindings import Site
 
 ROLES: Final = ("ingest", "collector", "query", "keeper")
+HTTP_ROLES: Final[tuple[Role, ...]] = ("ingest", "query")
 KEEPER_AFTER: Final = ("ingest", "collector", "query", "gateway")
 """Housekeeping waits until records can be sent and found."""
 
@@ -70,16 +72,18 @@ def up(place: Folder, port: int | None, ready: Callable[[Shown], None], tell: Te
     url = f"http://{servers.LOOPBACK}:{ports.gateway}"
     postgres = Postgres(place.path / "postgres", ports.postgres, secrets.postgres_password, account)
     valkey = Valkey(place.path / "valkey", ports.valkey, secrets.valkey_password, account)
-    http = {role: _listening() for role in ("ingest", "query")}
+    http: dict[Role, socket.socket] = {role: _listening() for role in HTTP_ROLES}
     ops = {role: _listening() for role in ("operator", *ROLES)}
     nginx = Nginx(
         place.path / "gateway",
         ports.gateway,
-        ingest_port=_port(http["ingest"]),
-        query_port=_port(http["query"]),
+        {role: _port(one) for role, one in http.items()},
         run_as=account,
     )
-    roles = {role: _role(place, role, http.get(role), ops[role]) for role in ROLES}
+    roles = {
+        role: _role(place, role, http[role] if role in HTTP_ROLES else None, ops[role])
+        for role in ROLES
+    }
     supervisor = Supervisor(
         [
             ServerChild("postgres", postgres),
