@@ -10,7 +10,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -27,6 +27,37 @@ KEY = "lwi_" + "a" * 70
 """Looks like a key, which is all that the gateway asks for; `Echo` takes any."""
 
 
+SECURITY = {
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-store",
+}
+
+
+def parsed(raw: bytes) -> tuple[int, dict[str, str], bytes]:
+    """Take an answer's bytes apart: status, headers, body."""
+    head, _, body = raw.partition(b"\r\n\r\n")
+    first, *rest = head.decode("latin-1").split("\r\n")
+    headers = {name.lower(): text.strip() for name, _, text in (one.partition(":") for one in rest)}
+    return int(first.split()[1]), headers, body
+
+
+def check_error(
+    status: int, headers: Mapping[str, str], body: bytes, expected: tuple[int, str]
+) -> None:
+    """The answer is an error in our shape, with the headers that every answer has."""
+    error = json.loads(body)["error"]
+
+    assert (status, error["code"]) == expected
+    assert set(error) == {"code", "message", "hint"}
+    assert headers["content-type"] == "application/json"
+    assert {name: headers.get(name) for name in SECURITY} == SECURITY
+    assert headers["x-request-id"]
+
+
 class Echo:
     """A role that answers with what it saw of a request; its query string may ask for more.
 
@@ -40,7 +71,7 @@ class Echo:
         self.checks: list[dict[str, str]] = []
         """Headers of requests with HEAD: the gateway's, before it reads a large body."""
 
-        self.key_is_good = True
+        self.check_status = 405
         self.release = threading.Event()
         self.socket = socket.socket()
         self.socket.bind(("127.0.0.1", 0))
@@ -55,7 +86,7 @@ class Echo:
             return
         if scope["method"] == "HEAD":
             self.checks.append(_texts(scope))
-            await web.answer(send, 405 if self.key_is_good else 401, b"{}")
+            await web.answer(send, self.check_status, b"{}")
             return
         body, pieces = b"", 0
         while True:
@@ -148,7 +179,7 @@ class Rendered(servers.Server):
         super().__init__()
         self.gateway = gateway
         self.log = gateway.folder / "log"
-        self.url = f"http://127.0.0.1:{gateway.port}"
+        self.url = f"http{'s' if gateway.tls else ''}://127.0.0.1:{gateway.port}"
 
     def prepare(self) -> None:
         (self.gateway.folder / "nginx.conf").write_text(config.render(self.gateway))
@@ -169,7 +200,7 @@ class Rendered(servers.Server):
 
     def ready(self) -> bool:
         with contextlib.suppress(httpx2.TransportError):
-            return httpx2.get(self.url + routes.PROBE).status_code == 204
+            return httpx2.get(self.url + routes.PROBE, verify=False).status_code == 204  # noqa: S501 - itself
         return False
 
     def raw(self, sent: bytes, *, until_closed: bool = True) -> bytes:
@@ -217,6 +248,8 @@ class Front(msgspec.Struct):
     def forget(self) -> None:
         for one in (self.ingest, self.query):
             one.seen.clear()
+            one.checks.clear()
+            one.check_status = 405
             one.release.clear()
 
 

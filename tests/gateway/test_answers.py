@@ -9,35 +9,19 @@ import socket
 
 import httpx2
 import pytest
-from fronting import KEY, Dropping, Echo, running, serving_in_a_thread
+from fronting import (
+    KEY,
+    SECURITY,
+    Dropping,
+    Echo,
+    check_error,
+    parsed,
+    running,
+    serving_in_a_thread,
+)
 
 from logweir.core import bounds
 from logweir.gateway.failures import FAILURES
-
-SECURITY = {
-    "x-content-type-options": "nosniff",
-    "x-frame-options": "DENY",
-    "referrer-policy": "no-referrer",
-}
-
-
-def parsed(raw: bytes) -> tuple[int, dict[str, str], bytes]:
-    """Take an answer's bytes apart: status, headers, body."""
-    head, _, body = raw.partition(b"\r\n\r\n")
-    first, *rest = head.decode("latin-1").split("\r\n")
-    headers = {name.lower(): text.strip() for name, _, text in (one.partition(":") for one in rest)}
-    return int(first.split()[1]), headers, body
-
-
-def check_error(status: int, headers, body: bytes, expected: tuple[int, str]) -> None:
-    """The answer is an error in our shape, with the headers that every answer has."""
-    error = json.loads(body)["error"]
-
-    assert (status, error["code"]) == expected
-    assert set(error) == {"code", "message", "hint"}
-    assert headers["content-type"] == "application/json"
-    assert {name: headers.get(name) for name in SECURITY} == SECURITY
-    assert headers["x-request-id"]
 
 
 def closed_port() -> str:

@@ -294,7 +294,8 @@ def _server(gateway: Gateway) -> Iterator[str]:
     if "ingest" in gateway.roles and _can_check(gateway):
         check = (*guards.key_check(), *_told((*_ROLE_HEADERS, *_CONNECTION, *_NO_BODY)))
         yield from _block(f"location = {guards.KEY_CHECK}", *check)
-        yield from _block(*guards.key_is_known())
+        for head, line in guards.key_verdicts():
+            yield from _block(head, line)
     for path in HIDDEN:
         yield from _block(f"location = {path}", f"return {NOT_FOUND};")
     yield from _block(f"location = {PROBE}", "access_log off;", "return 204;")

@@ -24,6 +24,9 @@ MALFORMED: Final = 400
 """Also given for paths that NGINX and a role could read differently."""
 
 UNKEYED: Final = 401
+_KEY_IS_BAD: Final = 403
+"""NGINX's own answer after a check of the key (`guards.py`); those of roles pass as they are."""
+
 NOT_FOUND: Final = 404
 NOT_ALLOWED: Final = 405
 TOO_LARGE: Final = 413
@@ -43,7 +46,7 @@ FAILURES: Final = (
             hint="Look at its first line, its headers, and its path for '/./' or '/../'.",
         ),
     ),
-    Failure((UNKEYED,), 401, errors.UnauthorizedError()),
+    Failure((UNKEYED, _KEY_IS_BAD), 401, errors.UnauthorizedError()),
     Failure((NOT_FOUND,), 404, errors.NotFoundError("There is no such page here.")),
     Failure((NOT_ALLOWED,), 405, errors.MethodNotAllowedError("This method is not taken here.")),
     Failure(
