@@ -166,10 +166,9 @@ class _Judge:
         """
         if not (original := self.history.requests.get(request.intent.reuses)):
             return ""
-        if request.acks and original.acks and self.has_forgotten(original, request.acks[0]):
-            if self.is_stored(request) and not self.is_stored(original):
-                return original.intent.request
-        return request.intent.request
+        both = request.acks and original.acks and self.has_forgotten(original, request.acks[0])
+        is_swapped = both and self.is_stored(request) and not self.is_stored(original)
+        return (original if is_swapped else request).intent.request
 
     def is_stored(self, request: Request) -> bool:
         intent = request.intent

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from logweir.core import errors, keys
+from logweir.core import access, errors, keys
 from logweir.core.binding import (
     IngestBinding,
     IngestPipeline,
@@ -48,7 +48,8 @@ def key(**fields) -> str:
 
 
 def admit(text: str | None, address=("", ""), known=KNOWN, news=NEWS, now_s=NOW_S):
-    return admission.admit(known, address, text, now_s, news)
+    headers = {b"x-api-key": text.encode()} if text else {}
+    return admission.admit(known, address, headers, now_s, news)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +108,7 @@ def test_without_news_of_revoked_keys_nobody_is_let_in_but_told_to_come_back():
 
 
 def test_news_older_than_a_quarter_of_an_hour_is_none():
-    old = {ACME: admission.News(frozenset(), NOW_S - admission.NEWS_MAX_AGE_S)}
+    old = {ACME: admission.News(frozenset(), NOW_S - access.STALE_AFTER_S)}
 
     assert admit(key(pipeline=SHOP.id), news=old).pipeline == SHOP
     with pytest.raises(errors.UnavailableError):

@@ -19,7 +19,8 @@ from logweir.backends import provision, redis_client, segments_reader
 from logweir.core import keys
 from logweir.core.binding import JournalServer, Login, QueryBinding
 from logweir.core.names import PipelineId
-from logweir.query import app, watch
+from logweir.query import app
+from logweir.runtime import watch
 from logweir.standalone import servers
 
 Serve = Callable[[], contextlib.AbstractAsyncContextManager[Role]]

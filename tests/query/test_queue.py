@@ -13,10 +13,10 @@ from builders import encode, record, request
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logweir.core import errors
+from logweir.core import access, errors
 from logweir.core.columns import Columns
 from logweir.core.names import PipelineId, TenantId
-from logweir.query import access, blocks, params, tail
+from logweir.query import blocks, params, tail
 from logweir.query import plan as planning
 
 PIPELINE = PipelineId(1)

@@ -20,8 +20,9 @@ from tailing import Producer, exactly_once, listeners, watching
 from logweir.backends import redis_client
 from logweir.core import errors, keys
 from logweir.core.binding import JournalServer, Login
-from logweir.query import app, hub, watch
+from logweir.query import app, hub
 from logweir.query.engine import Budget, CancelledQueryError, Run
+from logweir.runtime import watch
 from logweir.runtime.life import Life
 from logweir.runtime.settings import Listen, Settings
 from logweir.standalone import accounts, binaries, servers
@@ -177,8 +178,8 @@ async def test_what_is_known_of_keys_stays_in_force_while_the_control_schema_can
 ):
     monkeypatch.setattr(watch, "POLL_S", 0.02)
     clock = [1000.0]
-    watched, life = watch.Watch(lambda: clock[0]), Life()
-    await watched.bind(binding)
+    watched, life = watch.Watch("query", lambda: clock[0]), Life()
+    await watched.bind(binding.store, binding.control_login)
     following = asyncio.create_task(watched.follow(life))
 
     async def is_at(time_s: float) -> bool:

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from logweir.core import block, errors, ids
+from logweir.core import access, block, errors, ids
 from logweir.core.columns import Columns
 from logweir.core.names import PipelineId, TenantId
-from logweir.query import access, blocks, plan, seam, tail
+from logweir.query import blocks, plan, seam, tail
 from logweir.query.params import Window
 from logweir.query.seam import Due, Line
 from logweir.query.tail import Tail

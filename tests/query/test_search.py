@@ -14,8 +14,9 @@ from builders import record, records
 from querying import HOUR_NS, fill, merge_some, random_query, store_rows
 from world import Tenant
 
+from logweir.core import access
 from logweir.core import segment as segment_of
-from logweir.query import access, engine, params
+from logweir.query import engine, params
 from logweir.query import plan as planning
 from logweir.query.search import search
 

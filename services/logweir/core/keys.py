@@ -149,6 +149,11 @@ def decode(text: str) -> SignedKey | None:
     return SignedKey(key=key, signed=signed, mac=mac)
 
 
+def is_like_a_key(text: str) -> bool:
+    """Whether a text that is no key was probably meant to be one."""
+    return text.startswith((INGEST_PREFIX, ACCESS_PREFIX)) and len(text) <= _MAX_TEXT_BYTES
+
+
 @functools.lru_cache(maxsize=1024)
 def is_signed(found: SignedKey, secret: bytes) -> bool:
     """Whether `secret` made the key's MAC; takes the same time for every MAC that is seen first. A

@@ -2,30 +2,19 @@
 
     path, headers -> admit() -> Target (the tenant, the pipeline), or UnauthorizedError
 
-No database is asked. One answer covers every wrong key and every wrong address, so that nothing
-can be learnt from it; each takes the same steps.
+No database is asked. What is allowed is decided by `core.access`.
 """
 
 from __future__ import annotations
 
-import functools
-import secrets
 from collections.abc import Mapping
+from typing import Final
 
 import msgspec
 
-from logweir.core import errors, keys
+from logweir.core import access, errors, keys
 from logweir.core.binding import IngestBinding, IngestPipeline, IngestTenant
 from logweir.core.names import PipelineId, TenantId
-
-NEWS_MAX_AGE_S = 900.0
-"""Without news of revoked keys for so long, no key is good: it may have been revoked."""
-
-_taken_apart = functools.lru_cache(maxsize=1024)(keys.decode)
-"""A sender has the same key in each request; to take it apart costs more than to check it."""
-
-_NOBODY = secrets.token_bytes(keys.ROOT_BYTES)
-"""Signs nothing: keys of unknown tenants are checked against it, to take the same time."""
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -42,12 +31,17 @@ class News(msgspec.Struct, frozen=True):
     at_s: float
 
 
+NO_NEWS: Final = News(frozenset(), float("-inf"))
+"""Of a tenant whose journal has never answered."""
+
+
 class Directory(msgspec.Struct, frozen=True):
     """The binding, arranged for look-ups."""
 
     secrets: Mapping[tuple[TenantId, int], bytes] = {}
     by_name: Mapping[tuple[str, str], IngestPipeline] = {}
     by_tenant: Mapping[TenantId, tuple[IngestPipeline, ...]] = {}
+    ids: Mapping[TenantId, frozenset[PipelineId]] = {}
 
     @property
     def only(self) -> tuple[TenantId, IngestPipeline] | None:
@@ -80,6 +74,7 @@ def directory(binding: IngestBinding) -> Directory:
             for pipeline in tenant.pipelines
         },
         by_tenant={tenant.tenant: _sorted(tenant) for tenant in binding.tenants},
+        ids={one.tenant: frozenset(each.id for each in one.pipelines) for one in binding.tenants},
     )
 
 
@@ -100,7 +95,7 @@ def split_path(path: str) -> tuple[str, str, str]:
 def admit(
     known: Directory,
     address: tuple[str, str],
-    key_text: str | None,
+    headers: Mapping[bytes, bytes],
     now_s: float,
     news: Mapping[TenantId, News],
 ) -> Target:
@@ -109,54 +104,53 @@ def admit(
     Args:
         known: what this process serves.
         address: tenant and pipeline of the path, empty when it names none.
-        key_text: the key as it was sent.
+        headers: of the request; lower-case names.
         now_s: the time, for expiry.
         news: of revoked keys, by tenant.
 
     Raises:
-        UnauthorizedError: the key is not good for this address, or one of them does not exist.
-        BadRequestError: a key for all pipelines, and the path names none.
-        UnavailableError: the news is too old, so that the key may have been revoked.
+        UnauthorizedError, ForbiddenError, UnavailableError: as `access.decide`.
+        BadRequestError: so too; and a key for all pipelines, when the path names none.
     """
-    found = _taken_apart(key_text) if key_text else None
-    if found is None:
-        raise errors.UnauthorizedError
-    key = found.key
-    is_good = keys.is_signed(found, known.secrets.get((key.tenant, key.revision), _NOBODY))
-    if not is_good or not key.is_ingest or (0 < key.expires_at_s <= now_s):
-        raise errors.UnauthorizedError
-    heard = news.get(key.tenant)
-    if heard is not None and key.key_id in heard.revoked:
-        raise errors.UnauthorizedError
-    pipeline = _pipeline(known, address, key)
-    if heard is None or heard.at_s < now_s - NEWS_MAX_AGE_S:
-        raise errors.UnavailableError(
-            "The journal has not said for too long which keys are revoked.",
-            hint="Send again later; the journal of this tenant does not answer.",
-        )
-    return Target(key.tenant, pipeline)
-
-
-def _pipeline(known: Directory, address: tuple[str, str], key: keys.ApiKey) -> IngestPipeline:
+    found = access.read(
+        keys.from_headers(headers.get(b"authorization", b""), headers.get(b"x-api-key", b""))
+    )
     tenant, name = address
-    if tenant or name:
-        pipeline = known.by_name.get((tenant, name))
-        if pipeline is None or tenant != key.tenant or key.pipeline not in (0, pipeline.id):
-            raise errors.UnauthorizedError
-        return pipeline
-    serves = known.by_tenant.get(key.tenant, ())
+    pipeline = known.by_name.get(address) if tenant or name else None
+    wanted = access.Wanted(
+        keys.SCOPE_INGEST,
+        tenant=tenant,
+        pipeline=_pipeline_id(address, pipeline),
+        organisation=headers.get(b"x-scope-orgid", b""),
+    )
+    key = access.decide(found, _facts(known, found.key, news), wanted, now_s)
+    return Target(key.tenant, pipeline or _implied(known, key))
+
+
+def _pipeline_id(address: tuple[str, str], pipeline: IngestPipeline | None) -> PipelineId | None:
+    if address == ("", ""):
+        return PipelineId(0)
+    return pipeline.id if pipeline else None
+
+
+def _facts(known: Directory, key: keys.ApiKey, news: Mapping[TenantId, News]) -> access.Facts:
+    heard = news.get(key.tenant, NO_NEWS)
+    return access.Facts(
+        # The ingest secret makes no access keys, whatever it has signed.
+        secret=known.secrets.get((key.tenant, key.revision), b"") if key.is_ingest else b"",
+        pipelines=known.ids.get(key.tenant, frozenset()),
+        is_revoked=key.key_id in heard.revoked,
+        heard_s=heard.at_s,
+    )
+
+
+def _implied(known: Directory, key: keys.ApiKey) -> IngestPipeline:
+    """The pipeline of a request whose path names none."""
     if key.pipeline:
-        return _by_id(serves, key.pipeline)
+        return next(one for one in known.by_tenant[key.tenant] if one.id == key.pipeline)
     if known.only and known.only[0] == key.tenant:
         return known.only[1]
     raise errors.BadRequestError(
         "This key is good for all pipelines of its tenant, and the URL names none.",
         hint=f"Send to /t/{key.tenant}/PIPELINE/ingest.",
     )
-
-
-def _by_id(pipelines: tuple[IngestPipeline, ...], wanted: PipelineId) -> IngestPipeline:
-    for pipeline in pipelines:
-        if pipeline.id == wanted:
-            return pipeline
-    raise errors.UnauthorizedError

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from logweir.backends import journal
-from logweir.core import block, bounds, errors, idempotency, keys
+from logweir.core import block, bounds, errors, idempotency
 from logweir.core.binding import IngestBinding, JournalServer, Login
 from logweir.core.names import PipelineId, TenantId
 from logweir.ingest import admission, body, group, native
@@ -151,7 +151,7 @@ class Ingest:
 
     async def _request(self, scope: web.Scope, receive: web.Receive, send: web.Send) -> None:
         tenant, pipeline, rest = admission.split_path(scope["path"])
-        headers = headers_of(scope["headers"])
+        headers = web.headers_of(scope["headers"])
         try:
             target = self._admit((tenant, pipeline), headers)
         except errors.LogweirError as error:
@@ -183,8 +183,7 @@ class Ingest:
     def _admit(self, address: tuple[str, str], headers: dict[bytes, bytes]) -> admission.Target:
         if self._known is None:
             raise errors.UnavailableError("This process does not know yet what it serves.")
-        key = keys.from_headers(headers.get(b"authorization", b""), headers.get(b"x-api-key", b""))
-        return admission.admit(self._known, address, key, self._now_s(), self._news)
+        return admission.admit(self._known, address, headers, self._now_s(), self._news)
 
     def _refuse(self, target: admission.Target, error: errors.LogweirError) -> None:
         found = self._groups.get((target.tenant, target.pipeline.id))
@@ -339,16 +338,6 @@ class Ingest:
 async def _close(groups: Sequence[group.Group], appender: journal.Appender) -> None:
     await asyncio.gather(*(one.drain() for one in groups))
     await appender.close()
-
-
-def headers_of(pairs: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """Return a request's headers; what is sent twice is joined, so that no value hides another."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        found = {}
-        for name, value in pairs:
-            found[name] = b"%b, %b" % (found[name], value) if name in found else value
-    return found
 
 
 async def _answer_error(send: web.Send, error: errors.LogweirError) -> None:

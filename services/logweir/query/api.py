@@ -11,11 +11,11 @@ from typing import Final
 
 import msgspec
 
-from logweir.core import bounds, errors
+from logweir.core import access, bounds, errors
 from logweir.core.ids import Receipt
 from logweir.core.names import PipelineId, TenantId
 from logweir.core.record import Labels
-from logweir.query import access, count, cursor, fields, params, plan, receipts, render, search
+from logweir.query import count, cursor, fields, params, plan, receipts, render, search
 from logweir.query.engine import Budget, Run
 from logweir.query.params import Buckets, Texts, Window
 from logweir.query.tally import Tally

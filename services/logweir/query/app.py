@@ -19,19 +19,22 @@ from fastapi import FastAPI, Request, WebSocket
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from logweir.core import errors, keys
+from logweir.core import access, errors, keys
 from logweir.core.binding import QueryBinding
-from logweir.query import access, api, live, params
+from logweir.query import api, live, params
 from logweir.query.engine import CancelledQueryError
 from logweir.query.tenants import Tenants
-from logweir.query.watch import Watch
 from logweir.runtime import bindings, life, logs, metrics, web
 from logweir.runtime.settings import Settings
+from logweir.runtime.watch import Watch
 
 logger = logging.getLogger(__name__)
 
 DISCONNECT_POLL_S: Final = 0.25
 """How often a running query looks whether its client is still there."""
+
+RECEIPT_SCOPES: Final = keys.SCOPE_QUERY | keys.SCOPE_INGEST
+"""Who sent records may ask what became of them."""
 
 Endpoint = Callable[[api.Asked], Awaitable[api.Answer]]
 
@@ -40,7 +43,7 @@ class Query:
     """The role's state: who may read what, and the doors of the tenants being read."""
 
     def __init__(self) -> None:
-        self.watch = Watch()
+        self.watch = Watch("query")
         self.tenants = Tenants()
         self._sign_root = bytes(keys.ROOT_BYTES)
 
@@ -48,16 +51,18 @@ class Query:
         """Read with these logins and roots from now on."""
         self._sign_root = bytes.fromhex(binding.sign_root)
         self.tenants.bind(binding)
-        await self.watch.bind(binding)
+        await self.watch.bind(binding.store, binding.control_login)
 
-    def check(self, headers: Sequence[tuple[bytes, bytes]], **options: object) -> access.Grant:
-        """Return what a request's key grants; see `access.check`."""
-        return access.check(
+    def check(
+        self, headers: Sequence[tuple[bytes, bytes]], scopes: int = keys.SCOPE_QUERY
+    ) -> access.Grant:
+        """Return what a request's key grants; see `access.grant`."""
+        return access.grant(
             self.watch.directory,
             self._sign_root,
-            dict(headers),
+            web.headers_of(headers),
             time.time(),
-            **options,  # type: ignore[arg-type]  # of access.check
+            scopes=scopes,
         )
 
     async def answer(
@@ -66,13 +71,13 @@ class Query:
         name: str,
         known: Sequence[str],
         endpoint: Endpoint,
-        **options: object,
+        scopes: int = keys.SCOPE_QUERY,
     ) -> Response:
         """Answer one request of the endpoint `name`, which takes the parameters `known`."""
         started_s = time.monotonic()
         status = 200
         try:
-            grant = self.check(request.scope["headers"], **options)
+            grant = self.check(request.scope["headers"], scopes)
             texts = await _texts(request, known)
             with self.tenants.query(grant.tenant) as doors:
                 run = api.new_run(grant.tenant)
@@ -200,7 +205,7 @@ def make_app(query: Query) -> FastAPI:
         async def receipt(asked: api.Asked) -> api.Answer:
             return await api.receipt(asked, request.path_params["receipt"])
 
-        return await query.answer(request, "receipts", (), receipt, with_ingest=True)
+        return await query.answer(request, "receipts", (), receipt, RECEIPT_SCOPES)
 
     @app.websocket("/api/v1/tail")
     async def _tail(websocket: WebSocket) -> None:

@@ -16,8 +16,8 @@ from fastapi import WebSocket
 from starlette.responses import Response
 from starlette.websockets import WebSocketDisconnect
 
-from logweir.core import errors, moments
-from logweir.query import access, history, params, plan
+from logweir.core import access, errors, moments
+from logweir.query import history, params, plan
 from logweir.query.engine import Budget, Run
 from logweir.query.params import Window
 from logweir.query.tail import Tail

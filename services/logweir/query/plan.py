@@ -17,12 +17,12 @@ import numpy as np
 
 from logweir.core import filter as segment_filter
 from logweir.core import moments, scan
+from logweir.core.access import Pipeline
 from logweir.core.columns import Bools, Int64s
 from logweir.core.labels import LabelTable, Marks
 from logweir.core.logql import parser, tree
 from logweir.core.names import PipelineId
 from logweir.core.record import Labels, RecordId
-from logweir.query.access import Pipeline
 from logweir.query.params import Window
 
 PIPELINE_LABEL: Final = "pipeline"

@@ -18,9 +18,9 @@ from logweir.backends.heads import HeadCache
 from logweir.backends.journal_tail import TailReader
 from logweir.backends.segments_reader import Reader
 from logweir.core import errors, keys, names
+from logweir.core.access import Directory, Tenant
 from logweir.core.binding import Login, QueryBinding
 from logweir.core.names import TenantId
-from logweir.query.access import Directory, Tenant
 from logweir.query.hub import Hub
 
 logger = logging.getLogger(__name__)

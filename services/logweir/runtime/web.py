@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import math
 import socket
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -121,6 +121,16 @@ def ops_app(life: Life) -> Asgi:
             await answer_error(send, errors.NotFoundError("There is no such page here."))
 
     return app
+
+
+def headers_of(pairs: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Return a request's headers; what is sent twice is joined, so that no value hides another."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        found = {}
+        for name, value in pairs:
+            found[name] = b"%b, %b" % (found[name], value) if name in found else value
+    return found
 
 
 async def answer(

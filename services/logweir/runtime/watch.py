@@ -1,4 +1,4 @@
-"""What the query role knows of tenants, pipelines and keys: read from the control schema.
+"""What a platform role knows of tenants, pipelines and keys: read from the control schema.
 
     control schema --every 2 s--> Directory (access.py)
 
@@ -13,9 +13,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from logweir.backends import control, store
-from logweir.core import errors
-from logweir.core.binding import QueryBinding
-from logweir.query import access
+from logweir.core import access, errors
+from logweir.core.binding import Login, PostgresServer
 from logweir.runtime.life import Life
 
 logger = logging.getLogger(__name__)
@@ -73,18 +72,17 @@ def _quota(quotas: dict[str, Any], name: str, default: int) -> int:
 class Watch:
     """Keeps a directory up to date; `directory` is always the last good one."""
 
-    def __init__(self, now_s: Callable[[], float] = time.time) -> None:
+    def __init__(self, role: str, now_s: Callable[[], float] = time.time) -> None:
+        self._role = role
         self.directory = access.Directory()
         self._now_s = now_s
         self._control: control.Control | None = None
         self._is_away = False
 
-    async def bind(self, binding: QueryBinding) -> None:
-        """Read from the control schema of this binding from now on."""
-        before, self._control = (
-            self._control,
-            control.Control(store.conninfo(binding.store, binding.control_login, "logweir query")),
-        )
+    async def bind(self, server: PostgresServer, login: Login) -> None:
+        """Read from the control schema of this server, with this login, from now on."""
+        conninfo = store.conninfo(server, login, f"logweir {self._role}")
+        before, self._control = self._control, control.Control(conninfo)
         if before is not None:
             await before.close()
 
