@@ -67,6 +67,7 @@ class Echo:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.protocol: type[asyncio.Protocol] | None = None
         self.seen: list[dict[str, Any]] = []
         self.checks: list[dict[str, str]] = []
         """Headers of requests with HEAD: the gateway's, before it reads a large body."""
@@ -261,7 +262,10 @@ def serving_in_a_thread(*roles: Echo) -> Iterator[None]:
 
     async def serve_all() -> None:
         await asyncio.gather(
-            *(web.serve(one, Listen(fd=one.socket.detach()), life) for one in roles)
+            *(
+                web.serve(one, Listen(fd=one.socket.detach()), life, protocol=one.protocol)
+                for one in roles
+            )
         )
 
     thread = threading.Thread(target=loop.run_until_complete, args=[serve_all()])

@@ -21,9 +21,9 @@ from typing import Final
 import msgspec
 
 from logweir.gateway import guards, rules
-from logweir.gateway.failures import FAILURES, MALFORMED, NOT_FOUND, Failure
+from logweir.gateway.failures import FAILURES, MALFORMED, NOT_FOUND, Failure, failure
 from logweir.gateway.guards import Limits
-from logweir.gateway.routes import BODY_BYTES, HIDDEN, PROBE, Role, Route, served
+from logweir.gateway.routes import BODY_BYTES, HIDDEN, OWN, PROBE, Role, Route, served
 from logweir.runtime import web
 from logweir.runtime.settings import Tls
 
@@ -259,9 +259,8 @@ def _answers(gateway: Gateway) -> Iterator[str]:
         yield "gzip_proxied any;"
         yield "gzip_vary on;"
         yield f"gzip_types {' '.join(_ZIPPED)};"
-    for failure in FAILURES:
-        statuses = " ".join(map(str, failure.found))
-        yield f"error_page {statuses} ={failure.status} {_place(failure)};"
+    for one in FAILURES:
+        yield f"error_page {' '.join(map(str, one.found))} ={one.status} {_place(one)};"
 
 
 def _to_roles() -> Iterator[str]:
@@ -294,13 +293,14 @@ def _server(gateway: Gateway) -> Iterator[str]:
     if "ingest" in gateway.roles and _can_check(gateway):
         check = (*guards.key_check(), *_told((*_ROLE_HEADERS, *_CONNECTION, *_NO_BODY)))
         yield from _block(f"location = {guards.KEY_CHECK}", *check)
-        for head, line in guards.key_verdicts():
-            yield from _block(head, line)
+        for head, *lines in guards.key_verdicts(_place(failure(NOT_FOUND))):
+            yield from _block(head, *lines)
+    yield from _block(f"location {OWN}", f"return {NOT_FOUND};")
     for path in HIDDEN:
         yield from _block(f"location = {path}", f"return {NOT_FOUND};")
     yield from _block(f"location = {PROBE}", "access_log off;", "return 204;")
-    for failure in FAILURES:
-        yield from _block(f"location = {_place(failure)}", *_failed(failure))
+    for one in FAILURES:
+        yield from _block(f"location = {_place(one)}", *_failed(one))
 
 
 def _listen(gateway: Gateway) -> Iterator[str]:
@@ -356,16 +356,16 @@ def _passed(route: Route, gateway: Gateway) -> Iterator[str]:
         yield f"proxy_read_timeout {READ_TIMEOUTS_S[route.role]}s;"
 
 
-def _failed(failure: Failure) -> Iterator[str]:
+def _failed(told: Failure) -> Iterator[str]:
     yield "internal;"
-    more = [(n.decode().title(), v.decode()) for n, v in web.error_headers(failure.error)]
+    more = [(n.decode().title(), v.decode()) for n, v in web.error_headers(told.error)]
     if more:
         yield from _added((*_HEADERS, *more))
-    yield f"return {failure.status} {_quoted(web.error_body(failure.error).decode())};"
+    yield f"return {told.status} {_quoted(web.error_body(told.error).decode())};"
 
 
-def _place(failure: Failure) -> str:
-    return f"/-/failed/{failure.found[0]}"
+def _place(told: Failure) -> str:
+    return f"{OWN}failed/{told.found[0]}"
 
 
 def _added(headers: Sequence[tuple[str, str]]) -> Iterator[str]:

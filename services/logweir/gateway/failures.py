@@ -30,10 +30,11 @@ _KEY_IS_BAD: Final = 403
 NOT_FOUND: Final = 404
 NOT_ALLOWED: Final = 405
 TOO_LARGE: Final = 413
+URL_TOO_LONG: Final = 414
 OVER_LIMIT: Final = 429
 AWAY: Final = 503
 
-_HEADER_TOO_LARGE: Final = 494
+HEADER_TOO_LARGE: Final = 494
 _PLAIN_TO_TLS: Final = 497
 """NGINX's own numbers: the client knows them as 431 and 400."""
 
@@ -57,7 +58,7 @@ FAILURES: Final = (
         ),
     ),
     Failure(
-        (414,),
+        (URL_TOO_LONG,),
         414,
         errors.BadRequestError(
             "The URL is too long.", hint="Send the parameters of a query as the body of a POST."
@@ -73,7 +74,7 @@ FAILURES: Final = (
         ),
     ),
     Failure(
-        (_HEADER_TOO_LARGE,), 431, errors.BadRequestError("The headers are too many or too large.")
+        (HEADER_TOO_LARGE,), 431, errors.BadRequestError("The headers are too many or too large.")
     ),
     Failure(
         (_PLAIN_TO_TLS,),

@@ -8,7 +8,8 @@ are of what a client can take up, strict only where passwords are taken; roles l
     requests/second  of one address: to query; far fewer where passwords are taken
 
 Bodies go to ingest only with a header that could be a key. One that would be more than a small
-buffer is read only when ingest has said, to a HEAD without a body, that the key is good.
+buffer is read only when ingest has said, to a HEAD without a body, that the key is good; a mistyped
+key is not called so then, as the gateway has one 401.
 """
 
 from __future__ import annotations
@@ -90,6 +91,7 @@ def of_route(route: Route, limits: Limits, *, can_check: bool) -> Iterator[str]:
         yield f"limit_conn large_bodies {limits.large_bodies};"
         yield f'if ($sent_key = "") {{ return {UNKEYED}; }}'
         if can_check:
+            yield "set $asks_for_key 1;"
             yield f"auth_request {KEY_CHECK};"
     elif route.takes_passwords:
         yield f"limit_req zone=passwords burst={4 * limits.passwords_per_s} nodelay;"
@@ -106,14 +108,16 @@ def key_check() -> Iterator[str]:
     yield "proxy_method HEAD;"
     yield "proxy_pass_request_body off;"
     yield "proxy_intercept_errors on;"
-    yield f"error_page 400 403 404 405 413 415 429 =204 {_KNOWN};"
-    yield f"error_page 401 =403 {_BAD};"
+    yield f"error_page 400 403 404 405 413 415 429 = {_KNOWN};"
+    yield f"error_page 401 = {_BAD};"
 
 
-def key_verdicts() -> Iterator[tuple[str, str]]:
+def key_verdicts(not_found: str) -> Iterator[tuple[str, ...]]:
     """Yield the heads of the locations that KEY_CHECK leads to, and what each does.
 
-    With 401 in place of 403 NGINX would repeat the role's WWW-Authenticate beside our own.
+    Who asks for KEY_CHECK from outside gets what is at `not_found`. With 401 in place of 403 NGINX
+    would repeat the role's WWW-Authenticate beside our own.
     """
-    yield f"location {_KNOWN}", "return 204;"
+    outside = f'if ($asks_for_key = "") {{ rewrite ^ {not_found} last; }}'
+    yield f"location {_KNOWN}", outside, "return 204;"
     yield f"location {_BAD}", "return 403;"

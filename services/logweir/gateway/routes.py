@@ -42,6 +42,9 @@ ROUTES: Final = (
 HIDDEN: Final = ("/livez", "/metrics", "/readyz")
 """Addresses of the roles' own ports; nobody sees them from outside, whatever a role would say."""
 
+OWN: Final = "/-/"
+"""What is below it is the gateway's own; no role has an address there."""
+
 PROBE: Final = "/-/gateway"
 """Where the gateway itself answers, with 204: it runs. Says nothing about the roles."""
 

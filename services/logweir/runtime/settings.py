@@ -42,6 +42,12 @@ class Settings(msgspec.Struct, frozen=True):
     http: Listen | None = None
     """Where the role's own API is; None for roles without one."""
 
+    tls: Tls | None = None
+    """What is shown to clients of `http`; None for plain HTTP."""
+
+    trusted_proxies: tuple[str, ...] = ()
+    """Networks whose X-Forwarded-For is believed; for who stands before the roles."""
+
     log_format: Literal["auto", "json", "text"] = "auto"
     """`auto` writes text on a terminal and JSON elsewhere."""
 
