@@ -13,21 +13,21 @@ NAME = "logs.example"
 
 def make(folder: Path, days: int = 30, name: str = NAME) -> Tls:
     """Write `tls.crt` and `tls.key` in the folder, in place of those that are there."""
-    fresh = Tls(folder / "tls.crt.fresh", folder / "tls.key.fresh")
+    certificate, key = folder / "tls.crt", folder / "tls.key"
+    fresh = certificate.with_suffix(".fresh"), key.with_name("tls.key.fresh")
     subprocess.run(
         [
             *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
             *("-noenc", "-days", str(days), "-subj", f"/CN={name}"),
             *("-addext", f"subjectAltName=DNS:{name},IP:127.0.0.1"),
-            *("-keyout", fresh.key, "-out", fresh.certificate),
+            *("-keyout", fresh[1], "-out", fresh[0]),
         ],
         check=True,
         capture_output=True,
     )
-    made = Tls(folder / "tls.crt", folder / "tls.key")
-    fresh.key.replace(made.key)
-    fresh.certificate.replace(made.certificate)
-    return made
+    fresh[1].replace(key)
+    fresh[0].replace(certificate)
+    return Tls(str(certificate), str(key))
 
 
 def trusting(tls: Tls, newest: ssl.TLSVersion | None = None) -> ssl.SSLContext:
@@ -41,4 +41,4 @@ def trusting(tls: Tls, newest: ssl.TLSVersion | None = None) -> ssl.SSLContext:
 
 def der(tls: Tls) -> bytes:
     """The certificate, as a server shows it."""
-    return ssl.PEM_cert_to_DER_cert(tls.certificate.read_text())
+    return ssl.PEM_cert_to_DER_cert(Path(tls.certificate).read_text())

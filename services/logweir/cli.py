@@ -392,7 +392,7 @@ def _target(
 ) -> Target:
     """Where to send or read: what was given, or the running `up`."""
     from logweir.client.api import Target
-    from logweir.standalone import listing
+    from logweir.standalone import entrance, listing
 
     if url and key:
         return Target(url, key)
@@ -404,7 +404,9 @@ def _target(
             f"Nothing runs in {place.path}, and no URL and key are given.",
             hint="Start one with 'logweir up', or set LOGWEIR_URL and LOGWEIR_KEY.",
         )
-    return Target(*listing.address(place, tenant, pipeline, prefix))
+    tls = entrance.read(place).tls
+    shown = tls.certificate if tls else ""
+    return Target(*listing.address(place, tenant, pipeline, prefix), certificate=shown)
 
 
 @app.command(rich_help_panel=_CLIENT)

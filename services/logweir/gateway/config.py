@@ -316,8 +316,8 @@ def _listen(gateway: Gateway) -> Iterator[str]:
         yield f"{address} ssl;"
         if has_http2:
             yield "http2 on;"
-    yield f"ssl_certificate {_quoted(str(gateway.tls.certificate))};"
-    yield f"ssl_certificate_key {_quoted(str(gateway.tls.key))};"
+    yield f"ssl_certificate {_quoted(gateway.tls.certificate)};"
+    yield f"ssl_certificate_key {_quoted(gateway.tls.key)};"
     yield "ssl_protocols TLSv1.2 TLSv1.3;"
     yield f"ssl_ciphers {_TLS_1_2_CIPHERS};"
     yield "ssl_prefer_server_ciphers off;"

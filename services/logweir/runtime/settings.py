@@ -21,10 +21,10 @@ class Listen(msgspec.Struct, frozen=True):
 
 
 class Tls(msgspec.Struct, frozen=True):
-    """Files in PEM: a certificate with those that lead to its root, and its key, not encrypted."""
+    """Paths of PEM files: a certificate with those that lead to its root, and its key."""
 
-    certificate: Path
-    key: Path
+    certificate: str
+    key: str
 
 
 class Settings(msgspec.Struct, frozen=True):

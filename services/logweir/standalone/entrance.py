@@ -117,7 +117,7 @@ def _tls(before: Tls | None, certificate: str | None, key: str | None) -> Tls | 
         raise errors.SetupError(
             "--tls-cert and --tls-key go together.", hint="--tls-cert '' turns TLS off again."
         )
-    tls = Tls(*(Path(one).expanduser().absolute() for one in (certificate, key)))
+    tls = Tls(*(str(Path(one).expanduser().absolute()) for one in (certificate, key)))
     check(tls)
     return tls
 
@@ -177,7 +177,7 @@ class Watch:
         if self._tls is None:
             return None
         try:
-            found = [one.stat() for one in (self._tls.certificate, self._tls.key)]
+            found = [Path(one).stat() for one in (self._tls.certificate, self._tls.key)]
         except OSError:
             return None
         return [(one.st_mtime, one.st_ino) for one in found]
