@@ -105,14 +105,39 @@ def _folder(data: Path | None) -> Folder:
 def up(
     data: Data = None,
     port: Port = None,
+    listen: Annotated[
+        str | None, typer.Option(help="Address to serve; 0.0.0.0 or :: for other machines.")
+    ] = None,
+    tls_cert: Annotated[
+        str | None, typer.Option(help="Certificate and its chain, PEM; '' is none any more.")
+    ] = None,
+    tls_key: Annotated[str | None, typer.Option(help="Its key, PEM.")] = None,
+    trusted_proxy: Annotated[
+        list[str] | None,
+        typer.Option(help="Network whose X-Forwarded-For is believed; '' is none any more."),
+    ] = None,
+    nginx: Annotated[
+        bool | None, typer.Option("--nginx/--no-nginx", help="Without it: one Python process.")
+    ] = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when ready.")] = False,
 ) -> None:
-    """Start all of Logweir on this machine; Ctrl-C stops it."""
+    """Start all of Logweir on this machine; Ctrl-C stops it. It keeps how clients come in."""
+    from logweir.standalone import entrance
     from logweir.standalone import up as standing
     from logweir.standalone.status import welcome
 
     _arm_failpoints()
     place, program = _folder(data), _program()
+    chosen = entrance.choose(
+        place,
+        host=listen,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        trusted_proxies=trusted_proxy,
+        with_nginx=nginx,
+    )
+    if chosen.warning:
+        _say(f"- {chosen.warning}")
     where = f" --data {data}" if data else ""
     if detach:
         shown = standing.detach(place, port)
@@ -389,7 +414,7 @@ def _target(
 ) -> Target:
     """Where to send or read: what was given, or the running `up`."""
     from logweir.client.api import Target
-    from logweir.standalone import listing
+    from logweir.standalone import entrance, listing
 
     if url and key:
         return Target(url, key)
@@ -401,7 +426,9 @@ def _target(
             f"Nothing runs in {place.path}, and no URL and key are given.",
             hint="Start one with 'logweir up', or set LOGWEIR_URL and LOGWEIR_KEY.",
         )
-    return Target(*listing.address(place, tenant, pipeline, prefix))
+    tls = entrance.read(place).tls
+    shown = tls.certificate if tls else ""
+    return Target(*listing.address(place, tenant, pipeline, prefix), certificate=shown)
 
 
 @app.command(rich_help_panel=_CLIENT)

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 import msgspec
 
@@ -371,20 +372,17 @@ class AllRejectedError(errors.BadRequestError):
         )
 
 
-async def run(settings: Settings, running: life.Life) -> None:
-    """Serve until the process is told to stop."""
+async def work(binding: Path, running: life.Life, serve: web.Serve) -> None:
+    """Be the role until `serve` returns: no request is left."""
     app = Ingest()
-    if settings.http is None:
-        raise errors.SetupError("The ingest role needs an address for its API.")
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(web.serve_ops(settings.ops, running))
-        tasks.create_task(bindings.follow(settings.binding, IngestBinding, app.bind, running))
+        tasks.create_task(bindings.follow(binding, IngestBinding, app.bind, running))
         tasks.create_task(app.watch(running))
-        await web.serve(app, settings.http, running)
+        await serve(app)
     await app.drain()
 
 
 def main(settings: Settings) -> None:
     """Run the role in this process until SIGTERM."""
     logs.configure("ingest", settings.log_format)
-    life.run(lambda running: run(settings, running))
+    life.run(lambda running: web.serve_role(settings, running, work))

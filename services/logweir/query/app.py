@@ -13,6 +13,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Final
 
 from fastapi import FastAPI, Request, WebSocket
@@ -237,17 +238,14 @@ async def _http_error(request: Request, error: Exception) -> Response:
     )
 
 
-async def run(settings: Settings, running: life.Life) -> None:
-    """Serve until the process is told to stop."""
-    if settings.http is None:
-        raise errors.SetupError("The query role needs an address for its API.")
+async def work(binding: Path, running: life.Life, serve: web.Serve) -> None:
+    """Be the role until `serve` returns: no request is left."""
     query = Query()
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(web.serve_ops(settings.ops, running))
-        tasks.create_task(bindings.follow(settings.binding, QueryBinding, query.bind, running))
+        tasks.create_task(bindings.follow(binding, QueryBinding, query.bind, running))
         tasks.create_task(query.watch.follow(running))
         tasks.create_task(query.keep(running))
-        await web.serve(make_app(query), settings.http, running)
+        await serve(make_app(query))
     await query.close()
 
 
@@ -255,4 +253,4 @@ def main(settings: Settings) -> None:
     """Run the role in this process until SIGTERM."""
     logs.configure("query", settings.log_format)
     life.keep_freed_memory()
-    life.run(lambda running: run(settings, running))
+    life.run(lambda running: web.serve_role(settings, running, work))
