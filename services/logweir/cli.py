@@ -491,7 +491,7 @@ def _usage(message: str) -> NoReturn:
 
 @app.command(rich_help_panel=_ROLES)
 def run(
-    role: Annotated[str, typer.Argument(help="ingest, collector, query or keeper.")],
+    role: Annotated[str, typer.Argument(help="ingest, collector, query, keeper or auth.")],
     binding: Annotated[
         Path, typer.Option(envvar="LOGWEIR_BINDING", help="Binding file; re-read on change.")
     ],
@@ -512,12 +512,12 @@ def run(
     from logweir.runtime.settings import Settings
 
     _arm_failpoints()
-    name = _choice("ROLE", role, ("ingest", "collector", "query", "keeper"))
+    name = _choice("ROLE", role, ("ingest", "collector", "query", "keeper", "auth"))
     settings = Settings(
         role=name,
         binding=binding,
         ops=_listen(ops),
-        http=_listen(listen) if name in ("ingest", "query") else None,
+        http=_listen(listen) if name in ("ingest", "query", "auth") else None,
         consumer=consumer or socket.gethostname(),
     )
     importlib.import_module(f"logweir.{name}.app").main(settings)

@@ -120,7 +120,7 @@ async def test_ordinary_work_of_all_users_is_never_denied(tenant):
     door, reader = tenant.appender(), tenant.journal_reader()
     await journal.command(tenant.redis, "ACL", "LOG", "RESET")
 
-    await door.revoked_keys()
+    await door.revocations()
     await append(tenant, door)
     await append(tenant, door)
     (entry,) = (await reader.read([tenant.pipeline], 10, 0.01))[tenant.pipeline]
@@ -147,7 +147,7 @@ async def test_a_password_of_before_the_rotation_is_not_good_any_more(tenant):
 
     door = journal.Appender(tenant.journal_server, old, tenant.id)
     with pytest.raises(journal.UnreachableError):
-        await door.revoked_keys()
+        await door.revocations()
     await door.close()
 
 

@@ -20,6 +20,7 @@ FIXED = config.Gateway(
     port=7080,
     ingest=("127.0.0.1:9001", "127.0.0.1:9002"),
     query=("127.0.0.1:9003",),
+    auth=("127.0.0.1:9004",),
     folder=Path("/var/lib/logweir/gateway"),
     run_as=("logweir", "logweir"),
 )

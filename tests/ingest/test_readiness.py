@@ -263,7 +263,7 @@ async def test_a_list_of_revoked_keys_that_is_none_is_reported_and_stops_nothing
     role.bind(tenant.ingest_binding())
     await role.until_ready()
 
-    await tenant.redis.hset(cfg(tenant), "revoked", "1,x")
+    await tenant.redis.hset(cfg(tenant), "r:x", "1")
 
     await until(lambda: says_of_journal(role, "list the revoked keys"))
     assert (await role.post(key)).status_code == 200

@@ -1,6 +1,7 @@
 """The gateway's configuration: what stands between clients and the roles, as text for NGINX.
 
     client -- one NGINX --+-- /t/TENANT/PIPELINE/..., /ingest --> ingest
+                          +-- /api/v1/keys ---------------------> auth
                           +-- everything else ------------------> query
 
 A slow sender costs NGINX a buffer, not a role a worker: a request goes to a role when it is whole.
@@ -31,7 +32,7 @@ BODY_BUFFER_BYTES: Final = 256 << 10
 
 HEADER_TIMEOUT_S: Final = 15
 CONNECT_TIMEOUT_S: Final = 5
-READ_TIMEOUTS_S: Final = {"ingest": 60, "query": 130}
+READ_TIMEOUTS_S: Final = {"ingest": 60, "query": 130, "auth": 30}
 """How long a role may be silent: an append is quick, a query may run for two minutes."""
 
 STREAM_TIMEOUT_S: Final = 3600
@@ -92,6 +93,7 @@ class Gateway(msgspec.Struct, frozen=True):
     """Addresses of the role, `HOST:PORT` each; requests are spread over them."""
 
     query: tuple[str, ...]
+    auth: tuple[str, ...]
     folder: Path
     """Where bodies and answers that do not fit into memory are, and the file with the pid."""
 
@@ -136,6 +138,7 @@ def _http(gateway: Gateway) -> Iterator[str]:
     yield from _to_roles()
     yield from _upstream("ingest", gateway.ingest)
     yield from _upstream("query", gateway.query)
+    yield from _upstream("auth", gateway.auth)
     yield from _block("server", *_server(gateway))
 
 

@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 import msgspec
 
-Role = Literal["ingest", "query"]
+Role = Literal["ingest", "query", "auth"]
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -23,6 +23,7 @@ class Route(msgspec.Struct, frozen=True):
 
 ROUTES: Final = (
     Route("/", "query"),
+    Route("/api/v1/keys/", "auth"),
     Route("/api/v1/tail", "query", is_stream=True),
     Route("/ingest", "ingest"),
     Route("/t/", "ingest"),

@@ -94,7 +94,7 @@ class Leaver:
             return ""
         await self._control.set_tenant(row.id, "deleting", row.retention_days, one.spec)
         await deprovision.close_journal(self._journal, row.id)
-        await self._control.revoke_api_keys(row.id, [])
+        await self._control.revoke_all_api_keys(row.id)
         await asyncio.to_thread(deprovision.close_store, self._conninfo, row.id)
         failpoint.reach("operator.mid_tenant_deletion")
         if one.spec.get("deletionPolicy") == "Delete":

@@ -44,7 +44,7 @@ _NEAREST = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where to find w
 
 
 class Nginx(servers.Server):
-    """An NGINX on `host` and `port` in front of the roles ingest and query on this machine."""
+    """An NGINX on `host` and `port` in front of the roles on this machine."""
 
     name = "NGINX"
 
@@ -54,6 +54,7 @@ class Nginx(servers.Server):
         port: int,
         ingest_port: int,
         query_port: int,
+        auth_port: int,
         run_as: Account | None = None,
         program: Binaries | None = None,
         host: str = servers.LOOPBACK,
@@ -66,6 +67,7 @@ class Nginx(servers.Server):
             port: what clients connect to.
             ingest_port: of the role, on the loopback address; may be changed before `reload`.
             query_port: the same of the query role.
+            auth_port: the same of the auth role.
             run_as: the user that the workers run as, when this process is root.
             program: which NGINX; the one of `binaries.nginx` when None.
             host: the address to listen on; `0.0.0.0` for all of this machine's.
@@ -77,6 +79,7 @@ class Nginx(servers.Server):
         self.host = host
         self.ingest_port = ingest_port
         self.query_port = query_port
+        self.auth_port = auth_port
         self._account = run_as
         self._program = program
         self._workers = workers
@@ -131,6 +134,7 @@ class Nginx(servers.Server):
             port=self.port,
             ingest=(f"{servers.LOOPBACK}:{self.ingest_port}",),
             query=(f"{servers.LOOPBACK}:{self.query_port}",),
+            auth=(f"{servers.LOOPBACK}:{self.auth_port}",),
             folder=self.folder,
             host=self.host,
             workers=self._workers,

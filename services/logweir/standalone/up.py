@@ -1,6 +1,6 @@
 """`logweir up`: all of Logweir on one machine, from one folder, until Ctrl-C.
 
-    lock the folder -> PostgreSQL, Valkey -> operator -> ingest, collector, query -> keeper
+    lock the folder -> PostgreSQL, Valkey -> operator -> ingest, collector, query -> keeper, auth
                                              NGINX in front of them
 
 This file says what runs and in which order; `supervisor.py` keeps it running.
@@ -36,9 +36,11 @@ from logweir.standalone.valkey import OPERATOR, Valkey
 if TYPE_CHECKING:
     from logweir.standalone.bindings import Site
 
-ROLES: Final = ("ingest", "collector", "query", "keeper")
-KEEPER_AFTER: Final = ("ingest", "collector", "query", "gateway")
-"""Housekeeping waits until records can be sent and found."""
+ROLES: Final = ("ingest", "collector", "query", "keeper", "auth")
+LATE_ROLES: Final = ("keeper", "auth")
+"""Housekeeping and the making of keys wait until records can be sent and found."""
+
+LATE_AFTER: Final = ("ingest", "collector", "query", "gateway")
 
 DETACHED_WAIT_S: Final = 120.0
 DOWN_WAIT_S: Final = 120.0
@@ -70,13 +72,14 @@ def up(place: Folder, port: int | None, ready: Callable[[Shown], None], tell: Te
     url = f"http://{servers.LOOPBACK}:{ports.gateway}"
     postgres = Postgres(place.path / "postgres", ports.postgres, secrets.postgres_password, account)
     valkey = Valkey(place.path / "valkey", ports.valkey, secrets.valkey_password, account)
-    http = {role: _listening() for role in ("ingest", "query")}
+    http = {role: _listening() for role in ("ingest", "query", "auth")}
     ops = {role: _listening() for role in ("operator", *ROLES)}
     nginx = Nginx(
         place.path / "gateway",
         ports.gateway,
         ingest_port=_port(http["ingest"]),
         query_port=_port(http["query"]),
+        auth_port=_port(http["auth"]),
         run_as=account,
     )
     roles = {role: _role(place, role, http.get(role), ops[role]) for role in ROLES}
@@ -89,7 +92,7 @@ def up(place: Folder, port: int | None, ready: Callable[[Shown], None], tell: Te
             roles["collector"],
             roles["query"],
             ServerChild("gateway", nginx),
-            roles["keeper"],
+            *(roles[one] for one in LATE_ROLES),
         ],
         logs=place.logs,
         status=place.status,
@@ -228,14 +231,14 @@ def _role(place: Folder, role: str, http: socket.socket | None, ops: socket.sock
         consumer=f"{role}-0",
     )
     sockets = [one for one in (http, ops) if one is not None]
-    is_keeper = role == "keeper"
+    is_late = role in LATE_ROLES
     return RoleChild(
         settings,
         main,
         sockets,
         _port(ops),
-        after=KEEPER_AFTER if is_keeper else ("operator",),
-        needed="never" if is_keeper else "always",
+        after=LATE_AFTER if is_late else ("operator",),
+        needed="never" if is_late else "always",
     )
 
 
