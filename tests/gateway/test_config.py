@@ -98,7 +98,7 @@ def test_a_folder_may_have_any_name(gateway_folder, name):
     folder = gateway_folder / f"x{name}"
     folder.mkdir(exist_ok=True)
     gateway = config.Gateway(
-        servers.free_port(), ("127.0.0.1:1",), ("127.0.0.1:2",), folder, worker_connections=64
+        servers.free_port(), *[("127.0.0.1:1",)] * 3, folder, worker_connections=64
     )
 
     assert complaints(gateway) == ""
