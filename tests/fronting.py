@@ -1,4 +1,4 @@
-"""A real NGINX with the rendered configuration, in front of two roles that tell what they saw."""
+"""A real NGINX with the rendered configuration, in front of roles that tell what they saw."""
 
 from __future__ import annotations
 
@@ -231,11 +231,12 @@ def read_all(link: socket.socket) -> bytes:
 
 
 class Front(msgspec.Struct):
-    """A gateway with its two roles."""
+    """A gateway with its roles."""
 
     nginx: Rendered
     ingest: Echo
     query: Echo
+    auth: Echo
 
     @property
     def url(self) -> str:
@@ -244,10 +245,10 @@ class Front(msgspec.Struct):
     @property
     def seen(self) -> list[dict[str, Any]]:
         """What reached a role, whichever."""
-        return [*self.ingest.seen, *self.query.seen]
+        return [*self.ingest.seen, *self.query.seen, *self.auth.seen]
 
     def forget(self) -> None:
-        for one in (self.ingest, self.query):
+        for one in (self.ingest, self.query, self.auth):
             one.seen.clear()
             one.checks.clear()
             one.check_status = 405
