@@ -10,7 +10,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -23,6 +23,40 @@ from logweir.runtime.life import Life
 from logweir.runtime.settings import Listen
 from logweir.standalone import binaries, servers
 
+KEY = "lwi_" + "a" * 70
+"""Looks like a key, which is all that the gateway asks for; `Echo` takes any."""
+
+
+SECURITY = {
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-store",
+}
+
+
+def parsed(raw: bytes) -> tuple[int, dict[str, str], bytes]:
+    """Take an answer's bytes apart: status, headers, body."""
+    head, _, body = raw.partition(b"\r\n\r\n")
+    first, *rest = head.decode("latin-1").split("\r\n")
+    headers = {name.lower(): text.strip() for name, _, text in (one.partition(":") for one in rest)}
+    return int(first.split()[1]), headers, body
+
+
+def check_error(
+    status: int, headers: Mapping[str, str], body: bytes, expected: tuple[int, str]
+) -> None:
+    """The answer is an error in our shape, with the headers that every answer has."""
+    error = json.loads(body)["error"]
+
+    assert (status, error["code"]) == expected
+    assert set(error) == {"code", "message", "hint"}
+    assert headers["content-type"] == "application/json"
+    assert {name: headers.get(name) for name in SECURITY} == SECURITY
+    assert headers["x-request-id"]
+
 
 class Echo:
     """A role that answers with what it saw of a request; its query string may ask for more.
@@ -33,7 +67,12 @@ class Echo:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.protocol: type[asyncio.Protocol] | None = None
         self.seen: list[dict[str, Any]] = []
+        self.checks: list[dict[str, str]] = []
+        """Headers of requests with HEAD: the gateway's, before it reads a large body."""
+
+        self.check_status = 405
         self.release = threading.Event()
         self.socket = socket.socket()
         self.socket.bind(("127.0.0.1", 0))
@@ -45,6 +84,10 @@ class Echo:
         wishes = {k: v[0] for k, v in parse_qs(scope["query_string"].decode()).items()}
         if scope["type"] == "websocket":
             await self._socket(scope, receive, send, wishes)
+            return
+        if scope["method"] == "HEAD":
+            self.checks.append(_texts(scope))
+            await web.answer(send, self.check_status, b"{}")
             return
         body, pieces = b"", 0
         while True:
@@ -137,7 +180,7 @@ class Rendered(servers.Server):
         super().__init__()
         self.gateway = gateway
         self.log = gateway.folder / "log"
-        self.url = f"http://127.0.0.1:{gateway.port}"
+        self.url = f"http{'s' if gateway.tls else ''}://127.0.0.1:{gateway.port}"
 
     def prepare(self) -> None:
         (self.gateway.folder / "nginx.conf").write_text(config.render(self.gateway))
@@ -158,7 +201,7 @@ class Rendered(servers.Server):
 
     def ready(self) -> bool:
         with contextlib.suppress(httpx2.TransportError):
-            return httpx2.get(self.url + routes.PROBE).status_code == 204
+            return httpx2.get(self.url + routes.PROBE, verify=False).status_code == 204
         return False
 
     def raw(self, sent: bytes, *, until_closed: bool = True) -> bytes:
@@ -206,6 +249,8 @@ class Front(msgspec.Struct):
     def forget(self) -> None:
         for one in (self.ingest, self.query):
             one.seen.clear()
+            one.checks.clear()
+            one.check_status = 405
             one.release.clear()
 
 
@@ -217,7 +262,10 @@ def serving_in_a_thread(*roles: Echo) -> Iterator[None]:
 
     async def serve_all() -> None:
         await asyncio.gather(
-            *(web.serve(one, Listen(fd=one.socket.detach()), life) for one in roles)
+            *(
+                web.serve(one, Listen(fd=one.socket.detach()), life, protocol=one.protocol)
+                for one in roles
+            )
         )
 
     thread = threading.Thread(target=loop.run_until_complete, args=[serve_all()])

@@ -3,7 +3,7 @@
     logweir up | status | down | logs | doctor       one machine (standalone/)
     logweir apply | get | delete                     its resources, by kubectl's words
     logweir release                                  the id of a deleted tenant
-    logweir send | query | tail                      any Logweir, over HTTP (client/)
+    logweir send | query | tail | usage              any Logweir, over HTTP (client/)
     logweir run ROLE                                 one role, in a pod
 
 Data goes to standard output, everything else to standard error. Exit codes: 0 done, 1 refused or
@@ -105,14 +105,39 @@ def _folder(data: Path | None) -> Folder:
 def up(
     data: Data = None,
     port: Port = None,
+    listen: Annotated[
+        str | None, typer.Option(help="Address to serve; 0.0.0.0 or :: for other machines.")
+    ] = None,
+    tls_cert: Annotated[
+        str | None, typer.Option(help="Certificate and its chain, PEM; '' is none any more.")
+    ] = None,
+    tls_key: Annotated[str | None, typer.Option(help="Its key, PEM.")] = None,
+    trusted_proxy: Annotated[
+        list[str] | None,
+        typer.Option(help="Network whose X-Forwarded-For is believed; '' is none any more."),
+    ] = None,
+    nginx: Annotated[
+        bool | None, typer.Option("--nginx/--no-nginx", help="Without it: one Python process.")
+    ] = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when ready.")] = False,
 ) -> None:
-    """Start all of Logweir on this machine; Ctrl-C stops it."""
+    """Start all of Logweir on this machine; Ctrl-C stops it. It keeps how clients come in."""
+    from logweir.standalone import entrance
     from logweir.standalone import up as standing
     from logweir.standalone.status import welcome
 
     _arm_failpoints()
     place, program = _folder(data), _program()
+    chosen = entrance.choose(
+        place,
+        host=listen,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        trusted_proxies=trusted_proxy,
+        with_nginx=nginx,
+    )
+    if chosen.warning:
+        _say(f"- {chosen.warning}")
     where = f" --data {data}" if data else ""
     if detach:
         shown = standing.detach(place, port)
@@ -389,7 +414,7 @@ def _target(
 ) -> Target:
     """Where to send or read: what was given, or the running `up`."""
     from logweir.client.api import Target
-    from logweir.standalone import listing
+    from logweir.standalone import entrance, listing
 
     if url and key:
         return Target(url, key)
@@ -401,7 +426,9 @@ def _target(
             f"Nothing runs in {place.path}, and no URL and key are given.",
             hint="Start one with 'logweir up', or set LOGWEIR_URL and LOGWEIR_KEY.",
         )
-    return Target(*listing.address(place, tenant, pipeline, prefix))
+    tls = entrance.read(place).tls
+    shown = tls.certificate if tls else ""
+    return Target(*listing.address(place, tenant, pipeline, prefix), certificate=shown)
 
 
 @app.command(rich_help_panel=_CLIENT)
@@ -489,6 +516,28 @@ def tail(
     with terminal.explained(text):
         records = read.tail(target, asked, last, lambda line: _say(f"- {line}"), terminal.is_read)
         terminal.show_records(records, form, color, is_live=True)
+
+
+@app.command(rich_help_panel=_CLIENT)
+def usage(
+    since: Annotated[str, typer.Option(help="Begin of the range: 7d ago, or a time.")] = "",
+    until: Annotated[str, typer.Option(help="End of the range; without it: now.")] = "",
+    by: Annotated[str, typer.Option(help="hour, day or total.")] = "day",
+    output: Annotated[str, typer.Option("-o", "--output", help="table, json or csv.")] = "table",
+    url: Url = "",
+    key: Key = "",
+    tenant: TenantName = "",
+    data: Data = None,
+) -> None:
+    """Show requests, records and bytes of each pipeline, and what was refused."""
+    from logweir.client import terminal
+    from logweir.client import usage as using
+
+    _choice("--by", by, ("hour", "day", "total"))
+    _choice("--output", output, ("table", "json", "csv"))
+    start, end = terminal.moment(since), terminal.moment(until)
+    target = _target(url, key, data, tenant, "", "lwa_")
+    print(using.text(target, {"start": start, "end": end, "step": by}, output))
 
 
 def _look(output: str, color: str) -> Form:

@@ -18,7 +18,7 @@ import psycopg
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from logweir.core import errors, keys, states
+from logweir.core import errors, keys, names, states
 from logweir.core.names import PipelineId, TenantId
 from logweir.core.states import TenantState
 
@@ -56,6 +56,18 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
     access_revision: int
     lost_blocks: int = 0
     lost_records: int = 0
+
+    @property
+    def retention_bytes(self) -> int | None:
+        """Stored bytes over which the oldest records go; None: any number may stay."""
+        found: int | None = (self.spec.get("retention") or {}).get("bytes")
+        return found
+
+    @property
+    def stored_bytes_quota(self) -> int | None:
+        """Stored bytes over which nothing more is taken; None: any number."""
+        found: int | None = (self.spec.get("quotas") or {}).get("storedBytes")
+        return found
 
 
 class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,6 +119,14 @@ class StoredObject(msgspec.Struct, frozen=True, kw_only=True):
     status: dict[str, Any]
     deleted_at: datetime | None
     created_at: datetime
+
+
+class Storage(msgspec.Struct, frozen=True, kw_only=True):
+    """What a tenant's keeper has noted of its store; times in nanoseconds since the epoch."""
+
+    stored_bytes: int
+    oldest_ns: int | None
+    next_drop_ns: int | None
 
 
 class IdentityClaimedError(errors.LogweirError):
@@ -338,6 +358,17 @@ class Control:
             [tenant],
         )
         return bool(rows)
+
+    async def storage(self, tenant: TenantId) -> Storage | None:
+        """Return what a tenant has stored; None when its schema does not say. For the operator,
+        which has the rights of the schemas' owners."""
+        table = f'"{names.schema(tenant)}".storage'
+        [found] = await self._rows("select to_regclass(%s) is not null as is_there", [table])
+        if not found["is_there"]:
+            return None
+        columns = "stored_bytes, oldest_ns, next_drop_ns"
+        rows = await self._rows(f"select {columns} from {table}")  # noqa: S608 - of an id
+        return msgspec.convert(rows[0], Storage)
 
     async def ensure_pipeline(
         self, tenant: TenantId, name: str, retention_days: int, spec: dict[str, Any]

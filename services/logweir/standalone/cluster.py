@@ -32,6 +32,7 @@ from logweir.standalone.folder import Folder, read_json, write_json
 from logweir.standalone.leaving import Leaver
 from logweir.standalone.making import Maker, Wanted, rows_by_object
 from logweir.standalone.manifests import Manifests
+from logweir.standalone.measuring import Measures
 from logweir.standalone.objects import Live
 from logweir_operator import plan
 from logweir_operator.model import LogPipeline, LogTenant
@@ -59,6 +60,7 @@ class Cluster:
         self._journal: redis.Redis = redis_client.client(site.journal, journal_operator)
         self._manifests = Manifests(folder, self._control)
         self._maker = Maker(self._control, self._journal, site, self._conninfo)
+        self._measures = Measures(self._control, self._journal)
         self._leaver = Leaver(self._control, self._journal, self._conninfo)
 
     async def bootstrap(self, superuser: str) -> None:
@@ -100,6 +102,7 @@ class Cluster:
         live, wrong = objects.read(one for one in found if one.deleted_at is None)
         await self._maker.make(_wanted(live, rows))
         rows = rows_by_object(await self._control.tenants())
+        await self._measures.follow(one for one in rows.values() if _is_made(one))
         pipelines = await self._control.pipelines()
         planned = plan.plan(self._gather(live, rows, pipelines))
         served = _served(planned, rows, pipelines, self._collected())
@@ -219,6 +222,8 @@ class Cluster:
         row = rows.get((one.namespace, one.name))
         if one.kind == "LogTenant" and row is not None:
             status["tenantId"] = row.id
+            if storage := self._measures.status(row.id):
+                status["storage"] = storage
         for each in served:
             if one.kind == "LogPipeline" and each.resource is not None and _is(each.resource, one):
                 status["pipelineId"] = each.pipeline.id
