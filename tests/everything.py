@@ -69,10 +69,11 @@ async def of_tenant(place: Place, name: str) -> dict[str, str]:
 
 
 def _plain(text: str, place: Place, tenant: TenantId, name: str) -> str:
-    """A text without what differs between two equal tenants."""
+    """A text without what differs between two equal tenants: ids, names, moments."""
     tag = names.journal_tenant(tenant).split(":")[0]
     for one, as_one in ((names.schema(tenant), "SCHEMA"), (tag, "TAG"), (tenant, "TENANT")):
         text = text.replace(one, as_one)
+    text = re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:[\d.]+\+00:00", "MOMENT", text)
     return re.sub(rf"\b{re.escape(name)}\b", "NAME", text)
 
 

@@ -46,7 +46,6 @@ CHAPTERS: dict[str, tuple[list[Act], Act]] = {
     "kept": ([KEEP], deleted),
     "adopted": ([KEEP, deleted], AGAIN),
     "dropped": ([DELETE], deleted),
-    "dropped after it was kept": ([KEEP, deleted, DELETE], deleted),
 }
 """What has happened to a tenant before, and what happens to it while the reconciler dies."""
 

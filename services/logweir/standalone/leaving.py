@@ -214,6 +214,7 @@ class Leaver:
             lost_blocks=blocks,
             lost_records=records,
         )
+        logger.info("tenant goes", extra={"tenant": tenant, "before": before, "after": after})
         if after == "sealed":
             self._patience.pop(tenant, None)
         if blocks:
