@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import json
 import os
 import re
@@ -163,6 +165,24 @@ def test_the_how_to_of_tenants_works_step_by_step(shell):
     assert set(keys["keys"]) == {"shop-servers", "support"}
     assert "ledger" in lines
     assert shell.find(found_again) == lines
+
+
+@pytest.mark.timeout(300)
+def test_the_how_to_of_limits_works_step_by_step(shell):
+    shell.run("logweir up --detach")
+    applied, sent, listed, table, total = commands("docs/howto/limits.md")
+    said = shell.run(applied)
+    _until_it_works(shell, sent)
+    shell.find("logweir query --tenant globex")
+    tenants = shell.run(listed)
+    days = shell.run(table)
+    rows = list(csv.DictReader(io.StringIO(shell.run(total))))
+
+    assert "logpipeline.logweir.dev/debug created" in said
+    assert "STORED" in tenants
+    assert " web " in days
+    lines = sum(1 for one in (ROOT / "README.md").read_text().splitlines() if one.strip())
+    assert [(one["pipeline"], one["stored"]) for one in rows] == [("web", str(lines))]
 
 
 def _until_it_works(shell: Shell, command: str) -> None:
