@@ -23,6 +23,7 @@ from logweir.runtime.life import Life
 from logweir.runtime.settings import Listen
 from logweir.standalone import binaries, servers
 
+PIECE_BYTES = 1 << 20
 KEY = "lwi_" + "a" * 70
 """Looks like a key, which is all that the gateway asks for; `Echo` takes any."""
 
@@ -73,6 +74,9 @@ class Echo:
         """Headers of requests with HEAD: the gateway's, before it reads a large body."""
 
         self.check_status = 405
+        self.answered = 0
+        """Answers that the other end has taken whole."""
+
         self.release = threading.Event()
         self.socket = socket.socket()
         self.socket.bind(("127.0.0.1", 0))
@@ -109,6 +113,7 @@ class Echo:
         }
         self.seen.append(seen)
         await self._answer(send, seen, wishes)
+        self.answered += 1
 
     async def _answer(self, send: web.Send, seen: dict[str, Any], wishes: dict[str, str]) -> None:
         if "lines" in wishes:
@@ -117,7 +122,19 @@ class Echo:
         more = [tuple(wishes["header"].encode().split(b":", 1))] if "header" in wishes else []
         body = json.dumps(seen | {"filling": "x" * int(wishes.get("bytes", 0))}).encode()
         status = int(wishes.get("status", 200))
+        if len(body) > PIECE_BYTES:
+            await self._pieces(send, body)
+            return
         await web.answer(send, status, body, headers=tuple(more))  # type: ignore[arg-type]
+
+    async def _pieces(self, send: web.Send, body: bytes) -> None:
+        """Send a long answer piece by piece: each waits until those before it are taken."""
+        head = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": 200, "headers": head})
+        for at in range(0, len(body), PIECE_BYTES):
+            piece = body[at : at + PIECE_BYTES]
+            more = at + PIECE_BYTES < len(body)
+            await send({"type": "http.response.body", "body": piece, "more_body": more})
 
     async def _lines(self, send: web.Send) -> None:
         headers = [(b"content-type", b"application/x-ndjson"), (b"x-accel-buffering", b"no")]
@@ -228,6 +245,22 @@ def read_all(link: socket.socket) -> bytes:
         while got := link.recv(65536):
             answer += got
     return answer
+
+
+def fed_until_cut(link: socket.socket, byte: bytes) -> bool:
+    """Send a byte now and then; whether the other end has cut the connection within 8 s."""
+    link.settimeout(0.05)
+    deadline_s = time.monotonic() + 8
+    while time.monotonic() < deadline_s:
+        try:
+            link.sendall(byte)
+            if not link.recv(1):
+                return True
+        except TimeoutError:
+            continue
+        except ConnectionError:
+            return True
+    return False
 
 
 class Front(msgspec.Struct):

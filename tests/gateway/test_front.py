@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +14,7 @@ from fronting import (
     SECURITY,
     Echo,
     check_error,
+    fed_until_cut,
     parsed,
     read_all,
     serving_in_a_thread,
@@ -242,22 +242,6 @@ def test_a_trusted_proxy_says_who_the_client_is(told, client):
     assert asgi.Client(TRUSTED).of("127.0.0.1", "http", headers) == (client, "https")
     assert asgi.Client(TRUSTED).of("192.0.2.1", "http", headers) == ("192.0.2.1", "http")
     assert asgi.Client(()).of("127.0.0.1", "http", headers) == ("127.0.0.1", "http")
-
-
-def fed_until_cut(link: socket.socket, byte: bytes) -> bool:
-    """Send a byte now and then; whether the other end has cut the connection within 8 s."""
-    link.settimeout(0.05)
-    deadline_s = time.monotonic() + 8
-    while time.monotonic() < deadline_s:
-        try:
-            link.sendall(byte)
-            if not link.recv(1):
-                return True
-        except TimeoutError:
-            continue
-        except ConnectionError:
-            return True
-    return False
 
 
 def test_a_slow_head_is_cut_in_total(monkeypatch, inside):
