@@ -128,7 +128,9 @@ class Auth:
 
     async def revoke(self, asked: Asked) -> Response:
         """Answer `DELETE /api/v1/keys/<name>`: every process refuses it within 5 seconds."""
-        await asked.keys.revoke(asked.grant.tenant.id, asked.name)
+        tenant = asked.grant.tenant.id
+        await asked.keys.revoke(tenant, asked.name)
+        logger.info("key revoked", extra={"tenant": tenant, "key": asked.name})
         await self._tell()
         return Response(status_code=204)
 
