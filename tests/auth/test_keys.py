@@ -106,6 +106,8 @@ async def test_a_key_may_be_for_one_pipeline_and_a_time(client, tenant):
         pytest.param({"scopes": ["root"]}, "scopes", id="an unknown scope"),
         pytest.param({"scopes": "query"}, "scopes", id="a text for scopes"),
         pytest.param({"scopes": ["ingest", "query"]}, "ingest", id="ingest with another scope"),
+        pytest.param({"pipeline": "\x00"}, "pipeline", id="a NUL for a pipeline"),
+        pytest.param({"pipeline": ""}, "pipeline", id="an empty pipeline"),
         pytest.param({"pipeline": "nowhere"}, "nowhere", id="a pipeline that is not there"),
         pytest.param(
             {"scopes": ["admin"], "pipeline": "default"}, "administer", id="an admin of a pipeline"
@@ -360,6 +362,14 @@ async def test_what_was_never_there_is_not_found(client):
     assert {(one.status_code, one.json()["error"]["code"]) for one in answers} == {
         (404, "not_found")
     }
+
+
+@pytest.mark.parametrize("name", ["%00", "%ff", "Web", "a%2Fb", "x" * 41, "%F0%9F%94%91", "web%0A"])
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+async def test_a_name_that_no_key_can_have_is_not_found(client, name, method):
+    answer = await client.request(method, f"/api/v1/keys/{name}")
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
 
 
 async def test_an_admin_key_may_revoke_itself_and_is_refused_then(client, client_of, tenant):

@@ -18,6 +18,7 @@ from typing import Final
 
 import msgspec
 from fastapi import FastAPI, Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from logweir.auth import forms
@@ -35,6 +36,9 @@ from logweir.runtime.watch import Watch
 logger = logging.getLogger(__name__)
 
 NO_STORE: Final = {"cache-control": "no-store"}
+GONE_STATUS: Final = 499
+"""Stands in metrics for a client who went away before its body was there."""
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -80,6 +84,8 @@ class Auth:
             if error.status >= errors.UnavailableError.status:
                 logger.warning("request failed", extra={"endpoint": name, "why": str(error)})
             response = error_response(error)
+        except ClientDisconnect:
+            response = Response(status_code=GONE_STATUS)
         except Exception:
             logger.exception("request failed", extra={"endpoint": name})
             response = error_response(
@@ -98,6 +104,8 @@ class Auth:
         if request.url.query:
             raise errors.BadRequestError("There are no parameters here; they go into the body.")
         name = request.path_params.get("name", "")
+        if name and not forms.is_name(name):
+            raise api_keys.no_such_key(name)
         return Asked(grant, await _body(request), name, self._keys, now_s)
 
     # ---- endpoints -----------------------------------------------------------------------------
@@ -129,7 +137,9 @@ class Auth:
 
     async def revoke(self, asked: Asked) -> Response:
         """Answer `DELETE /api/v1/keys/<name>`: every process refuses it within 5 seconds."""
-        await asked.keys.revoke(asked.grant.tenant.id, asked.name)
+        tenant = asked.grant.tenant.id
+        await asked.keys.revoke(tenant, asked.name)
+        logger.info("key revoked", extra={"tenant": tenant, "key": asked.name})
         await self._tell()
         return Response(status_code=204)
 

@@ -22,7 +22,7 @@ Scope = Literal["ingest", "query", "admin"]
 State = Literal["active", "ending", "revoked", "expired"]
 
 Name = Annotated[str, Meta(max_length=40, pattern="^[a-z0-9]([-a-z0-9]*[a-z0-9])?\\Z")]
-"""As the names of keys in a LogTenant."""
+"""As the names of keys and of pipelines in resources."""
 
 Moment = Annotated[datetime, Meta(tz=True)]
 _Form = TypeVar("_Form", bound="_Part")
@@ -37,7 +37,7 @@ class Create(_Part, frozen=True):
 
     name: Name
     scopes: Annotated[list[Scope], Meta(min_length=1, max_length=3)]
-    pipeline: Annotated[str, Meta(min_length=1, max_length=40)] | None = None
+    pipeline: Name | None = None
     expires_at: Moment | None = None
 
 
@@ -81,6 +81,15 @@ def decode(body: bytes, form: type[_Form]) -> _Form:
         return msgspec.json.decode(body, type=form)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as cause:
         raise errors.BadRequestError(f"The body is not as it must be: {cause}.") from cause
+
+
+def is_name(text: str) -> bool:
+    """Whether a key may have this name; what else stands in a path is not asked for."""
+    try:
+        msgspec.convert(text, Name)
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
 def scopes_of(form: Create) -> int:

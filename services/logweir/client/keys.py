@@ -139,7 +139,9 @@ def sheet(found: Checked) -> str:
 
 def table(found: Sequence[ApiKey]) -> str:
     """Return keys as a table, for a person."""
-    lines = [("NAME", "SCOPES", "PIPELINE", "STATE", "GENERATION", "ORIGIN", "ENDS", "CREATED")]
+    lines = [
+        ("NAME", "SCOPES", "PIPELINE", "STATE", "GENERATION", "ORIGIN", "ENDS", "CREATED", "ID")
+    ]
     for one in found:
         ends = min(filter(None, (one.revoked_at, one.expires_at)), default="")
         lines.append(
@@ -152,6 +154,7 @@ def table(found: Sequence[ApiKey]) -> str:
                 one.origin,
                 _minute(ends) or "never",
                 _minute(one.created_at),
+                one.id,
             )
         )
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
