@@ -21,7 +21,7 @@ import msgspec
 from msgspec.structs import replace
 
 from logweir.backends.control import Tenant
-from logweir.core import keys
+from logweir.core import keys, states
 from logweir_operator.model import Rotation
 
 DEFAULT_OVERLAP_S: Final = 86400.0
@@ -164,7 +164,11 @@ class Uses(msgspec.Struct, frozen=True):
 
 
 def uses(rows: Sequence[Tenant], live: Mapping[str, Collection[int]]) -> Uses:
-    """Return what tenants need, with the signing revisions of keys in force by tenant."""
+    """Return what tenants need, with the signing revisions of keys in force by tenant.
+
+    One whose logins are closed needs nothing: when it is made again, it gets the roots of then.
+    """
+    rows = [one for one in rows if one.state in states.COLLECTED]
     logins = {one.root_version for one in rows}
     logins |= {one.old_root_version for one in rows if one.rotation != "steady"}
     signing = {

@@ -16,8 +16,8 @@ import msgspec
 import psycopg
 import pytest
 import world
+from authorities import DAY, Authority, fronted
 from builders import delivery, record
-from certificates import DAY, Authority, fronted
 
 from logweir.backends import control, journal, keeper_store, provision, redis_client, store
 from logweir.backends.journal_tail import TailReader

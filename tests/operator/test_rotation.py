@@ -177,4 +177,7 @@ def test_what_tenants_need_are_roots_of_their_logins_and_of_keys_in_force():
     assert rotation.uses([moved], {"acme": [1]}) == rotation.Uses({1, 2}, {1, 2})
     assert rotation.uses([rotation.ended(moved)], {"acme": [1]}) == rotation.Uses({2}, {1, 2})
     assert rotation.uses([rotation.ended(moved)], {}) == rotation.Uses({2}, {2})
-    assert rotation.uses([replace(ROW, state="deleting")], {}) == rotation.Uses({1}, {1})
+    assert rotation.uses([replace(ROW, state="draining")], {}) == rotation.Uses({1}, {1})
+    assert rotation.uses([replace(ROW, state="retained")], {"acme": [1]}) == rotation.Uses(
+        set(), set()
+    )

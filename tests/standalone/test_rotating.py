@@ -471,8 +471,8 @@ async def test_roots_may_be_rotated_again_and_again_over_restarts(own_place):
     assert versions(own_place) == [(1, False), (4, True)]
     found = keys.decode(own_place.keys().keys["in"])
     assert found is not None
-    secret = own_place.cluster._site.key_secret(row, found.key.revision, is_ingest=True)
-    assert keys.is_signed(found, secret)
+    root = own_place.cluster._site.sign_root(row, found.key.revision)
+    assert keys.is_signed(found, keys.secret_of(found.key, root))
 
 
 async def test_a_tenant_that_comes_after_a_rotation_begins_with_the_new_roots(own_place):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import psycopg
 from psycopg import sql
@@ -20,6 +20,9 @@ from logweir.backends import journal
 from logweir.backends.control import Tenant
 from logweir.core import names
 from logweir.core.names import LoginKind, TenantId
+
+END_WAIT_MS: Final = 1000
+"""How long the end of a session is waited for."""
 
 
 def idle_logins(tenant: Tenant) -> list[str]:
@@ -34,8 +37,9 @@ def idle_logins(tenant: Tenant) -> list[str]:
     ]
 
 
-def close_logins(connection: psycopg.Connection[Any], logins: Sequence[str]) -> None:
-    """Lock logins out, and end their sessions; those that do not exist are left out.
+def close_logins(connection: psycopg.Connection[Any], logins: Sequence[str]) -> int:
+    """Lock logins out, end their sessions, and return how many of these are left; those that do
+    not exist are left out.
 
     Args:
         connection: of the operator, in autocommit.
@@ -53,11 +57,15 @@ def close_logins(connection: psycopg.Connection[Any], logins: Sequence[str]) -> 
         connection.execute(sql.SQL("alter role {} nologin").format(login))
         connection.execute(sql.SQL("grant {} to current_user" + how).format(login))
     connection.execute(
-        "select pg_terminate_backend(pid) from pg_stat_activity where usename = any(%s)",
-        [open_ones],
+        "select pg_terminate_backend(pid, %s) from pg_stat_activity where usename = any(%s)",
+        [END_WAIT_MS, open_ones],
     )
     for login in map(sql.Identifier, open_ones):
         connection.execute(sql.SQL("revoke {} from current_user").format(login))
+    left = connection.execute(
+        "select count(*) from pg_stat_activity where usename = any(%s)", [list(logins)]
+    ).fetchone()
+    return int(left[0]) if left else 0
 
 
 async def end_old_connections(operator: redis.Redis, tenant: TenantId, since_s: float) -> None:

@@ -2,7 +2,7 @@
 
     bootstrap_store    platform logins, the database, the control schema    (once an installation)
     provision_store    a tenant's schema, logins, grants, partitions        (each reconcile)
-    bootstrap_journal  the function library                                 (once an installation)
+    bootstrap_journal  the function library, the user of auth               (once an installation)
     provision_journal  a tenant's ACL users, limits, streams                (each reconcile)
 
 Every step may run again. Passwords are derived from the roots, and reach PostgreSQL as SCRAM
@@ -31,6 +31,10 @@ from logweir.core.names import LoginKind, TenantId
 OPERATOR: Final = "logweir_operator"
 QUERY: Final = "logweir_query"
 KEEPER: Final = "logweir_keeper"
+AUTH: Final = "logweir_auth"
+JOURNAL_AUTH: Final = "lw_auth"
+"""The user of the role `auth` in the journal, where it may write revocations and nothing else."""
+
 DATABASE: Final = "logweir"
 
 SCRAM_ITERATIONS: Final = 4096
@@ -79,17 +83,27 @@ class Limits(msgspec.Struct, frozen=True):
     connection_limit: int = 40
 
 
+_SLOTTED: Final = (QUERY, KEEPER, AUTH)
+
+
 def platform_login(login: str, root_version: int) -> str:
     """Return the login whose password comes from this version of the roots.
 
-    Query and keeper have two, so that the next one can be opened before they know of it.
+    The roles have two in PostgreSQL, so that the next one can be opened before they know of it.
     """
-    return login if login == OPERATOR or root_version % 2 else login + "_b"
+    return login + "_b" if login in _SLOTTED and root_version % 2 == 0 else login
 
 
 def platform_password(roots: Roots, login: str) -> str:
-    """Return the password of a platform login: of OPERATOR, QUERY or KEEPER, in either slot."""
-    root = {OPERATOR: roots.write, QUERY: roots.read, KEEPER: roots.maintain}[login]
+    """Return the password of a platform login, in either slot."""
+    # Other roles hold the sign root too, so the logins of `auth` come from one that none has.
+    root = {
+        OPERATOR: roots.write,
+        QUERY: roots.read,
+        KEEPER: roots.maintain,
+        AUTH: roots.write,
+        JOURNAL_AUTH: roots.write,
+    }[login]
     return keys.password(root, keys.PLATFORM, login, 1)
 
 
@@ -122,7 +136,7 @@ def bootstrap_store(superuser: str, roots: Roots, root_version: int = 1) -> None
     with psycopg.connect(superuser, autocommit=True) as connection:
         operator = platform_password(roots, OPERATOR)
         _ensure_login(connection, OPERATOR, operator, "CREATEROLE")
-        for login in (QUERY, KEEPER):
+        for login in _SLOTTED:
             _ensure_platform_slots(connection, login)
         _open_platform_logins(connection, roots, root_version)
         exists = connection.execute(
@@ -161,7 +175,7 @@ def _ensure_platform_slots(connection: psycopg.Connection[Any], login: str) -> N
 def _open_platform_logins(
     connection: psycopg.Connection[Any], roots: Roots, root_version: int
 ) -> None:
-    for login in (QUERY, KEEPER):
+    for login in _SLOTTED:
         slot = platform_login(login, root_version)
         _ensure_login(connection, slot, platform_password(roots, login), "")
 
@@ -182,7 +196,7 @@ def use_roots(operator: str, roots: Roots, root_version: int) -> None:
 def close_platform_logins(operator: str, root_version: int) -> None:
     """Close the platform's logins of the version before this one."""
     with psycopg.connect(operator, autocommit=True) as connection:
-        before = [platform_login(login, root_version - 1) for login in (QUERY, KEEPER)]
+        before = [platform_login(login, root_version - 1) for login in _SLOTTED]
         logins.close_logins(connection, before)
 
 
@@ -252,10 +266,14 @@ def provision_store(operator: str, tenant: Tenant, roots: Roots, limits: Limits)
         if tenant.rotation == "steady":
             logins.close_logins(connection, logins.idle_logins(tenant))
         connection.execute(
-            sql.SQL("update {}.settings set retention_days = %s where retention_days <> %s").format(
-                sql.Identifier(schema)
-            ),
-            [tenant.retention_days, tenant.retention_days],
+            sql.SQL(
+                "with changed as (update {0}.settings set retention_days = %(days)s,"
+                " retention_bytes = %(bytes)s where (retention_days, retention_bytes)"
+                " is distinct from (%(days)s, %(bytes)s::int8) returning 1)"
+                # What was to go by other rules is to be decided again.
+                " update {0}.storage set leaving_until = null where exists (select from changed)"
+            ).format(sql.Identifier(schema)),
+            {"days": tenant.retention_days, "bytes": tenant.retention_bytes},
         )
         connection.execute(
             sql.SQL(
@@ -310,14 +328,19 @@ _GRANTS: Final[Mapping[LoginKind, Sequence[str]]] = {
     "r": (
         "grant usage on schema {schema} to {who}",
         "grant select on {schema}.segments, {schema}.ledger, {schema}.quarantine,"
-        " {schema}.usage, {schema}.settings to {who}",
+        " {schema}.usage, {schema}.settings, {schema}.storage to {who}",
     ),
     "k": (
         "grant usage on schema {schema} to {who}",
         # By name: what a partition or Alembic's table may be used for is nobody's to say.
         "grant select, insert, update, delete on {schema}.segments, {schema}.ledger,"
-        " {schema}.producers, {schema}.quarantine, {schema}.usage, {schema}.settings to {who}",
-        "grant execute on function {schema}.ensure_partition(int8) to {who}",
+        " {schema}.producers, {schema}.quarantine, {schema}.usage to {who}",
+        # How long records are kept is the operator's to say, also to who deletes them.
+        "revoke insert, update, delete on {schema}.settings from {who}",
+        "grant select, update (partition_width) on {schema}.settings to {who}",
+        "grant select, update (stored_bytes, oldest_ns, next_drop_ns) on {schema}.storage to {who}",
+        "grant execute on function {schema}.ensure_partition(int8), {schema}.drop_partition(int8),"
+        " {schema}.change_usage(int4, int8), {schema}.correct_usage() to {who}",
     ),
 }
 
@@ -363,7 +386,26 @@ async def bootstrap_journal(operator: redis.Redis) -> None:
     if await _is_off(operator, "default") and not await _can_replay(operator):
         # Nobody can be a user that is off, so its rights open nothing.
         await journal.command(operator, "ACL", "SETUSER", "default", *_REPLAY_RULES)
-        await _save_acl(operator)
+        await save_acl(operator)
+
+
+async def bootstrap_auth_user(
+    operator: redis.Redis, roots: Roots, old_roots: Roots | None = None
+) -> None:
+    """Make the user of the role `auth`, or set its password and its rights again.
+
+    With `old_roots` the password that came from those stays good.
+    """
+    digests = [_digest(platform_password(one, JOURNAL_AUTH)) for one in (roots, old_roots) if one]
+    await journal.command(
+        operator, "ACL", "SETUSER", JOURNAL_AUTH, "reset", "on", *digests, *_AUTH_RULES
+    )
+    await save_acl(operator)
+
+
+def _digest(password: str) -> str:
+    """The ACL rule of a password."""
+    return "#" + hashlib.sha256(password.encode()).hexdigest()
 
 
 async def _is_off(operator: redis.Redis, user: str) -> bool:
@@ -446,16 +488,21 @@ async def set_users(
         secrets = [journal_password(roots, tenant, user)]
         if tenant.rotation != "steady":
             secrets.append(journal_password(old_roots or roots, before, user))
-        digests = ["#" + hashlib.sha256(one.encode()).hexdigest() for one in secrets]
+        digests = [_digest(one) for one in secrets]
         await journal.command(operator, "ACL", "SETUSER", user, "reset", "on", *digests, *rules)
-    await _save_acl(operator)
+    await save_acl(operator)
+
+
+async def set_stored(operator: redis.Redis, tenant: TenantId, *, is_over: bool) -> None:
+    """Tell a tenant's journal whether more is stored than may be: then it takes nothing."""
+    await _set(operator, names.journal_tenant(tenant) + "m", {"stored": "over" if is_over else ""})
 
 
 async def _set(operator: redis.Redis, key: str, values: Mapping[str, object]) -> None:
     await operator.hset(key, mapping={k: str(v) for k, v in values.items()})
 
 
-async def _save_acl(operator: redis.Redis) -> None:
+async def save_acl(operator: redis.Redis) -> None:
     """Users live in the server's memory until they are saved to its aclfile."""
     try:
         await journal.command(operator, "ACL", "SAVE")
@@ -473,8 +520,8 @@ def acl_rules(tenant: TenantId) -> dict[Literal["in", "col", "tail"], list[str]]
             *base,
             *(f"~{p}*:q", f"~{p}*:i:*", f"~{p}*:c", f"~{p}c"),
             *(f"%R~{p}*:m", f"%R~{p}m", f"%R~{p}cfg", f"%R~{p}*:t", f"&{p}*:l"),
-            *("+fcall|lw_append", "+time", "+hmget", "+hget", "+hset", "+hlen", "+expire"),
-            *("+exists", "+xadd", "+hincrby", "+publish", "+wait"),
+            *("+fcall|lw_append", "+time", "+hmget", "+hgetall", "+hget", "+hset", "+hlen"),
+            *("+expire", "+exists", "+xadd", "+hincrby", "+publish", "+wait"),
         ],
         "col": [
             *base,
@@ -490,12 +537,38 @@ def acl_rules(tenant: TenantId) -> dict[Literal["in", "col", "tail"], list[str]]
     }
 
 
+_AUTH_RULES: Final = (
+    *("~{s*}:t_*:cfg", "resetchannels", "-@all", "+hset", "+hdel", "+ping", "+client|setname"),
+)
+
+
 async def publish_revocations(
-    operator: redis.Redis, tenant: TenantId, key_ids: Sequence[int]
+    client: redis.Redis, tenant: TenantId, key_ids: Sequence[int], ends: Mapping[int, int] = {}
 ) -> None:
-    """Tell the tenant's ingest which keys are revoked."""
-    text = ",".join(str(key_id) for key_id in sorted(key_ids))
-    await _set(operator, names.journal_tenant(tenant) + "cfg", {"revoked": text})
+    """Tell the tenant's ingest which keys are revoked.
+
+    Each has a field of its own, which nobody writes over, so operator and auth may do this at the
+    same time, in any order, with what each has read before.
+
+    Args:
+        client: as the operator or auth.
+        tenant: whose keys.
+        key_ids: of those that are revoked.
+        ends: when others end, in seconds since the epoch.
+    """
+    fields = {
+        **{journal.REVOKED + str(key_id): "1" for key_id in key_ids},
+        **{journal.ENDS + str(key_id): at_s for key_id, at_s in ends.items()},
+    }
+    if fields:
+        await _set(client, names.journal_tenant(tenant) + "cfg", fields)
+
+
+async def forget_revocations(client: redis.Redis, tenant: TenantId, key_ids: Sequence[int]) -> None:
+    """Tell the tenant's ingest nothing more of keys, whose texts must have expired."""
+    fields = [kind + str(key_id) for key_id in key_ids for kind in (journal.REVOKED, journal.ENDS)]
+    if fields:
+        await journal.answer_of(client.hdel(names.journal_tenant(tenant) + "cfg", *fields))
 
 
 _JOURNAL_SETTINGS: Final = {

@@ -102,7 +102,8 @@ class Rotations(Control):
         """Return the signing revisions that some key in force has, of all tenants."""
         rows = await self._rows(
             "select distinct tenant, scopes = %s as is_ingest, revision from logweir.api_keys"
-            " where revoked_at is null and (expires_at is null or expires_at > now())",
+            " where (revoked_at is null or revoked_at > now())"
+            " and (expires_at is null or expires_at > now())",
             [keys.SCOPE_INGEST],
         )
         return msgspec.convert(rows, list[LiveRevision])

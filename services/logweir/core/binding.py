@@ -113,6 +113,16 @@ class KeeperBinding(msgspec.Struct, frozen=True):
     maintain_roots: dict[str, str]
 
 
+class AuthBinding(msgspec.Struct, frozen=True):
+    """The binding file of the auth role: it signs keys, and tells journals of those that end."""
+
+    store: PostgresServer
+    journal: JournalServer
+    control_login: Login
+    journal_login: Login
+    sign_roots: dict[str, str]
+
+
 def roots(texts: Mapping[str, str]) -> dict[int, bytes]:
     """Return the roots of a binding, by version.
 

@@ -1,6 +1,6 @@
 """Binding files of `up`: one a role, for all pipelines of the node. Pure.
 
-what is served + roots + servers -> ingest.json, collector.json, query.json, keeper.json
+what is served + roots + servers -> ingest.json, collector.json, query.json, keeper.json, auth.json
 """
 
 from __future__ import annotations
@@ -78,12 +78,14 @@ class Site(msgspec.Struct, frozen=True):
         roots = self.of(tenant.root_version)
         return Login(user, provision.journal_password(roots, tenant, user))
 
-    def key_secret(self, tenant: control.Tenant, revision: int, *, is_ingest: bool) -> bytes:
-        """Return the secret that signs a tenant's ingest or access keys of a revision."""
-        sign = self.of(keys.root_version(tenant.signed_since, revision)).sign
-        if is_ingest:
-            return keys.ingest_secret(sign, tenant.id, revision)
-        return keys.access_secret(sign, revision)
+    def before(self) -> provision.Roots | None:
+        """Return the roots that the platform used before these; None: no login has them."""
+        found = self.others.get(self.version - 1)
+        return found if found is not None and found.write else None
+
+    def sign_root(self, tenant: control.Tenant, revision: int) -> bytes:
+        """Return the root that signs a tenant's keys of a revision."""
+        return self.of(keys.root_version(tenant.signed_since, revision)).sign
 
 
 def ingest(
@@ -110,7 +112,7 @@ def ingest(
                 journal=site.journal,
                 login=site.journal_login(tenant, names.redis_user(tenant.id, "in")),
                 secrets={
-                    str(one): site.key_secret(tenant, one, is_ingest=True).hex()
+                    str(one): keys.ingest_secret(site.sign_root(tenant, one), tenant.id, one).hex()
                     for one in sorted(revisions)
                 },
                 pipelines=tuple(_ingest_pipeline(one) for one in own),
@@ -162,7 +164,7 @@ def query(site: Site) -> binding.QueryBinding:
         journal=site.journal,
         control_login=site.login(provision.QUERY),
         read_roots={str(version): one.read.hex() for version, one in _logins_of(site)},
-        sign_roots={str(version): one.sign.hex() for version, one in sorted(site.held.items())},
+        sign_roots=_sign_roots(site),
     )
 
 
@@ -173,6 +175,21 @@ def keeper(site: Site) -> binding.KeeperBinding:
         control_login=site.login(provision.KEEPER),
         maintain_roots={str(version): one.maintain.hex() for version, one in _logins_of(site)},
     )
+
+
+def auth(site: Site) -> binding.AuthBinding:
+    """Return the auth role's binding."""
+    return binding.AuthBinding(
+        store=site.store,
+        journal=site.journal,
+        control_login=site.login(provision.AUTH),
+        journal_login=site.login(provision.JOURNAL_AUTH),
+        sign_roots=_sign_roots(site),
+    )
+
+
+def _sign_roots(site: Site) -> dict[str, str]:
+    return {str(version): one.sign.hex() for version, one in sorted(site.held.items())}
 
 
 def _logins_of(site: Site) -> list[tuple[int, provision.Roots]]:

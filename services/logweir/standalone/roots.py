@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 
 from msgspec.structs import replace
+from redis import asyncio as redis
 
 from logweir.backends import provision, store
 from logweir.backends.control import Tenant
@@ -47,9 +48,12 @@ def conninfo(site: Site) -> str:
 class RootKeys:
     """Takes the roots of one `up` through their rotations."""
 
-    def __init__(self, folder: Folder, control: Rotations, spread_s: float) -> None:
+    def __init__(
+        self, folder: Folder, control: Rotations, journal: redis.Redis, spread_s: float
+    ) -> None:
         self._folder = folder
         self._control = control
+        self._journal = journal
         self._spread_s = spread_s
         self._closed_before = 0
         self.overlap_s: float | None = None
@@ -114,11 +118,13 @@ class RootKeys:
         if isinstance(step, rotation.Use):
             operator = conninfo(site)
             await asyncio.to_thread(provision.use_roots, operator, _roots(newest), newest.version)
+            await provision.bootstrap_auth_user(self._journal, _roots(newest), site.roots)
             return replace(secrets, used=newest.version, used_at_s=time.time())
         if isinstance(step, rotation.Close):
             if self._closed_before != newest.version:
                 operator = conninfo(site)
                 await asyncio.to_thread(provision.close_platform_logins, operator, newest.version)
+                await provision.bootstrap_auth_user(self._journal, site.roots)
                 self._closed_before = newest.version
             left = [
                 replace(one, write="", maintain="", read="")

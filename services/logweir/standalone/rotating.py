@@ -21,12 +21,13 @@ from redis import asyncio as redis
 from logweir.backends import logins, provision
 from logweir.backends.control import Tenant
 from logweir.backends.rotations import Request, Rotations
+from logweir.core import states
 from logweir.core.names import TenantId
 from logweir.standalone import roots
 from logweir.standalone.bindings import Site
-from logweir.standalone.making import MADE_STATES, Maker, Wanted
+from logweir.standalone.making import Maker
 from logweir_operator import rotation
-from logweir_operator.model import Rotation
+from logweir_operator.model import LogTenant, Rotation
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class Rotator:
 
     async def turn(
         self,
-        all_wanted: Sequence[Wanted],
+        tenants: Sequence[tuple[LogTenant, Tenant]],
         site: Site,
         requests: Mapping[str, Request],
         overlap_s: float | None,
@@ -57,17 +58,16 @@ class Rotator:
         """Take the next step of each tenant that has one; who fails is tried again.
 
         Args:
-            all_wanted: the tenants.
+            tenants: their resources and rows.
             site: the servers and roots.
             requests: rotations that somebody wants now, by tenant.
             overlap_s: that was asked for with the roots of now.
         """
-        for one in all_wanted:
-            row = one.row
-            if row is None or row.state not in MADE_STATES or one.resource.spec.suspend:
+        for resource, row in tenants:
+            if row.state not in states.MADE or resource.spec.suspend:
                 continue
             try:
-                await self._rotate(one, row, site, requests.get(row.id), overlap_s)
+                await self._rotate(resource, row, site, requests.get(row.id), overlap_s)
                 self._problems.pop(row.id, None)
             except Exception as error:
                 problem = str(error) or type(error).__name__
@@ -77,7 +77,7 @@ class Rotator:
 
     async def _rotate(
         self,
-        wanted: Wanted,
+        resource: LogTenant,
         row: Tenant,
         site: Site,
         request: Request | None,
@@ -86,7 +86,7 @@ class Rotator:
         now = datetime.now(UTC)
         step = rotation.decide(
             row,
-            wanted.resource.spec.credentials.rotation,
+            resource.spec.credentials.rotation,
             rotation.Asked(request.overlap_seconds) if request is not None else None,
             (site.version, overlap_s),
             self._spread_s,
@@ -94,7 +94,7 @@ class Rotator:
         )
         if isinstance(step, rotation.Begin):
             after = rotation.begun(row, step.overlap_s, site.version, now)
-            await self._open(wanted, after, site)
+            await self._open(resource, after, site)
             await self._control.write(row, after, request)
         elif isinstance(step, rotation.Sign):
             await self._control.write(row, rotation.signed(row))
@@ -106,8 +106,8 @@ class Rotator:
             extra = {"tenant": row.id, "step": type(step).__name__}
             logger.info("credentials rotate", extra=extra)
 
-    async def _open(self, wanted: Wanted, after: Tenant, site: Site) -> None:
-        limits = await self._maker.limits(wanted.resource)
+    async def _open(self, resource: LogTenant, after: Tenant, site: Site) -> None:
+        limits = await self._maker.limits(resource)
         fresh = site.of(after.root_version)
         operator = roots.conninfo(site)
         await asyncio.to_thread(provision.open_logins, operator, after, fresh, limits)
