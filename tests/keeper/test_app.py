@@ -223,7 +223,7 @@ async def test_the_login_of_the_other_slot_is_used_when_it_is_in_use(tenant, tmp
         await until_count(tenant, 2)
 
 
-@pytest.mark.parametrize("state", ["deleting", "provisioning"])
+@pytest.mark.parametrize("state", ["draining", "retained", "provisioning"])
 @pytest.mark.usefixtures("quick")
 async def test_a_tenant_that_is_not_there_for_long_or_not_yet_is_left_alone(
     tenant, new_tenant, tmp_path, state

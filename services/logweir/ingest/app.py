@@ -12,6 +12,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 import msgspec
 
@@ -92,6 +93,7 @@ class Ingest:
         self._held = body.Held()
         self._closing: set[asyncio.Task[None]] = set()
         metrics.INGEST_BODY_BYTES.set_function(lambda: self._held.size_bytes)
+        metrics.REVOCATIONS_AGE_SECONDS.set_function(self._news_age_s)
 
     async def bind(self, binding: IngestBinding) -> None:
         """Serve what the binding says from now on; what was accepted before still goes in.
@@ -157,6 +159,7 @@ class Ingest:
             target = self._admit((tenant, pipeline), headers)
         except errors.LogweirError as error:
             metrics.INGEST_REQUESTS.labels("", "", error.status).inc()
+            metrics.refused(error)
             raise
         decoder = ROUTES.get(rest)
         if decoder is None:
@@ -294,6 +297,11 @@ class Ingest:
             debt.message, retry_after_s=debt.again_s - now_s, hint=debt.hint
         )
 
+    def _news_age_s(self) -> float:
+        """Seconds since it was heard which keys are revoked, of the tenant that waits longest."""
+        heard = [self._news.get(name, admission.NO_NEWS).at_s for name in self._appenders]
+        return self._now_s() - min(heard) if heard else 0.0
+
     async def watch(self, running: life.Life) -> None:
         """Learn of revoked keys, and report whether the journals answer, until the end."""
         running.expect("journal")
@@ -316,10 +324,10 @@ class Ingest:
     async def _learn_one(self, tenant: TenantId, appender: journal.Appender) -> str:
         at_s = self._now_s()
         try:
-            revoked = await appender.revoked_keys()
+            found = await appender.revocations()
         except errors.LogweirError as error:
             return f"{tenant}: {error}"
-        self._news[tenant] = admission.News(revoked, at_s)
+        self._news[tenant] = admission.News(found.revoked, at_s, found.ends)
         return ""
 
     async def drain(self) -> None:
@@ -371,20 +379,17 @@ class AllRejectedError(errors.BadRequestError):
         )
 
 
-async def run(settings: Settings, running: life.Life) -> None:
-    """Serve until the process is told to stop."""
+async def work(binding: Path, running: life.Life, serve: web.Serve) -> None:
+    """Be the role until `serve` returns: no request is left."""
     app = Ingest()
-    if settings.http is None:
-        raise errors.SetupError("The ingest role needs an address for its API.")
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(web.serve_ops(settings.ops, running))
-        tasks.create_task(bindings.follow(settings.binding, IngestBinding, app.bind, running))
+        tasks.create_task(bindings.follow(binding, IngestBinding, app.bind, running))
         tasks.create_task(app.watch(running))
-        await web.serve(app, settings.http, running)
+        await serve(app)
     await app.drain()
 
 
 def main(settings: Settings) -> None:
     """Run the role in this process until SIGTERM."""
     logs.configure("ingest", settings.log_format)
-    life.run(lambda running: run(settings, running))
+    life.run(lambda running: web.serve_role(settings, running, work))
