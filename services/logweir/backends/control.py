@@ -38,6 +38,15 @@ Phase = Literal["steady", "spreading", "overlapping"]
 with the old signing revision, then with the new one (`logweir_operator.rotation`)."""
 
 
+class Storage(msgspec.Struct, frozen=True):
+    """What a tenant's store holds, as its keeper measures it: bytes of segments, the time of the
+    oldest one, and when something goes by its age; nanoseconds since the epoch."""
+
+    stored_bytes: int = 0
+    oldest_ns: int | None = None
+    next_drop_ns: int | None = None
+
+
 class Tenant(msgspec.Struct, frozen=True, kw_only=True):
     """One row of `tenants`: who it belongs to, its state, slots and revisions of its secrets.
 
@@ -77,11 +86,10 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
         found: int | None = (self.spec.get("retention") or {}).get("bytes")
         return found
 
-    @property
-    def stored_bytes_quota(self) -> int | None:
-        """Stored bytes over which nothing more is taken; None: any number."""
-        found: int | None = (self.spec.get("quotas") or {}).get("storedBytes")
-        return found
+    def is_over(self, storage: Storage) -> bool:
+        """Whether as much is stored as quotas.storedBytes allows: then nothing more is taken."""
+        most_bytes = (self.spec.get("quotas") or {}).get("storedBytes")
+        return most_bytes is not None and storage.stored_bytes >= most_bytes
 
 
 class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
@@ -163,14 +171,6 @@ class StoredObject(msgspec.Struct, frozen=True, kw_only=True):
     status: dict[str, Any]
     deleted_at: datetime | None
     created_at: datetime
-
-
-class Storage(msgspec.Struct, frozen=True, kw_only=True):
-    """What a tenant's keeper has noted of its store; times in nanoseconds since the epoch."""
-
-    stored_bytes: int
-    oldest_ns: int | None
-    next_drop_ns: int | None
 
 
 class IdentityClaimedError(errors.LogweirError):
