@@ -270,6 +270,19 @@ async def test_a_suspended_tenant_is_not_rotated(up_place):
     await up_place.control.answer(place_requests[before.id])
 
 
+async def test_a_tenant_that_is_kept_and_taken_again_goes_on_with_no_old_credentials(up_place):
+    before, _ = await begun(up_place, overlap_s=3600)
+    for kind, name in (("LogPipeline", "web"), ("LogTenant", "acme")):
+        await up_place.delete(kind, name)
+        await up_place.passes(8)
+    assert await up_place.object("LogTenant", "acme") is None
+
+    after = await made(up_place)
+    assert (after.id, after.rotation) == (before.id, "steady")
+    assert await doors(up_place, after) == {True}
+    assert await doors(up_place, before) == {False}
+
+
 async def test_two_operators_do_not_rotate_the_same_tenant_twice(up_place):
     before, after = await begun(up_place)
 

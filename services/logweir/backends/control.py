@@ -29,7 +29,8 @@ _END: Final = (
     "update logweir.tenants set writer_revision = writer_revision + 1,"
     " reader_revision = reader_revision + 1, keeper_revision = keeper_revision + 1,"
     " redis_revision = redis_revision + 1, ingest_revision = ingest_revision + 1,"
-    " access_revision = access_revision + 1 where id = %s"
+    " access_revision = access_revision + 1, rotation = 'steady', overlap_until = null"
+    " where id = %s"
 )
 
 
