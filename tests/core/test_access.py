@@ -267,3 +267,45 @@ def test_nobody_is_let_in_when_nothing_was_heard_of_revocations_for_a_quarter_of
 def test_nobody_is_let_in_before_the_control_schema_was_read():
     with pytest.raises(errors.UnavailableError):
         check(text_of(KEY), access.Directory())
+
+
+# ---- rotations -------------------------------------------------------------------------------
+
+
+YOUNG = msgspec.structs.replace(KEY, key_id=99)
+"""A key that the directory does not know yet."""
+
+
+@pytest.mark.parametrize(
+    ("revision", "is_spreading", "is_good"),
+    [(4, False, True), (5, False, False), (5, True, True), (6, True, False), (3, True, False)],
+)
+def test_a_young_key_is_of_the_revision_of_now_or_in_a_rotation_of_the_next(
+    revision, is_spreading, is_good
+):
+    tenant = msgspec.structs.replace(TENANT, is_spreading=is_spreading)
+    directory = msgspec.structs.replace(DIRECTORY, tenants={TENANT.id: tenant})
+    text = text_of(msgspec.structs.replace(YOUNG, revision=revision))
+
+    if is_good:
+        assert check(text, directory).key_id == 99
+    else:
+        with pytest.raises(errors.UnauthorizedError):
+            check(text, directory)
+
+
+@pytest.mark.parametrize(
+    ("revision", "root", "is_good"),
+    [(3, ROOT, True), (3, OTHER_ROOT, False), (4, OTHER_ROOT, True), (4, ROOT, False)],
+)
+def test_a_key_is_checked_by_the_root_of_its_revision_alone(revision, root, is_good):
+    tenant = msgspec.structs.replace(TENANT, signed_since=(1, 4))
+    directory = msgspec.structs.replace(DIRECTORY, tenants={TENANT.id: tenant})
+    headers = headers_of(text_of(msgspec.structs.replace(KEY, revision=revision), root))
+    roots = {1: ROOT, 2: OTHER_ROOT}
+
+    if is_good:
+        assert access.grant(directory, roots, headers, NOW_S).key_id == 7
+        del roots[1 if root is ROOT else 2]
+    with pytest.raises(errors.UnauthorizedError):
+        access.grant(directory, roots, headers, NOW_S)

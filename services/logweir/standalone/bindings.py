@@ -83,6 +83,10 @@ class Site(msgspec.Struct, frozen=True):
         found = self.others.get(self.version - 1)
         return found if found is not None and found.write else None
 
+    def has_sign_root(self, tenant: control.Tenant, revision: int) -> bool:
+        """Whether the root of a revision is held: once no key of it is in force, it may not be."""
+        return keys.root_version(tenant.signed_since, revision) in self.held
+
     def sign_root(self, tenant: control.Tenant, revision: int) -> bytes:
         """Return the root that signs a tenant's keys of a revision."""
         return self.of(keys.root_version(tenant.signed_since, revision)).sign
@@ -114,6 +118,7 @@ def ingest(
                 secrets={
                     str(one): keys.ingest_secret(site.sign_root(tenant, one), tenant.id, one).hex()
                     for one in sorted(revisions)
+                    if site.has_sign_root(tenant, one)
                 },
                 pipelines=tuple(_ingest_pipeline(one) for one in own),
             )
