@@ -344,6 +344,7 @@ async def test_a_rotation_that_is_cut_off_after_any_step_comes_to_the_same_end(u
             one.user for one in store_logins(up_place, after)
         )
         assert await passwords(up_place, row.id) == 3 * [1], f"cut after {number} steps"
+        assert own_members(up_place, row.id) == [], f"cut after {number} steps"
         cuts += 1
         if is_whole:
             break
@@ -373,6 +374,16 @@ def open_logins(place: Place, of: str) -> list[str]:
     pattern = names.schema(names.TenantId(of)).replace("_", r"\_") + r"\__\__"
     found = place.sql(
         "select rolname from pg_roles where rolcanlogin and rolname like %s order by 1", pattern
+    )
+    return [row[0] for row in found]
+
+
+def own_members(place: Place, of: str) -> list[str]:
+    """The tenant's logins whose privileges the operator has given itself."""
+    found = place.sql(
+        "select roleid::regrole::text from pg_auth_members where roleid::regrole::text like %s"
+        " and grantor = 'logweir_operator'::regrole",
+        names.schema(names.TenantId(of)).replace("_", r"\_") + r"\__\__",
     )
     return [row[0] for row in found]
 

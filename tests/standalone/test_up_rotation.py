@@ -319,3 +319,13 @@ def test_a_rotation_is_of_a_tenant_or_of_the_roots(up):
 
         assert ran.returncode == 2
         assert "--roots" in ran.stderr
+
+
+def test_a_restart_goes_on_with_the_secrets_of_then(up):
+    before = Folder(up.data).read_secrets()
+    up.ok("down")
+    up.detach()
+
+    assert up.post("after the restart").status_code == 200
+    assert up.until_found('{service="shop"}') == ["after the restart"]
+    assert Folder(up.data).read_secrets() == before
