@@ -1,4 +1,4 @@
-"""A real NGINX with the rendered configuration, in front of two roles that tell what they saw."""
+"""A real NGINX with the rendered configuration, in front of roles that tell what they saw."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from logweir.runtime.life import Life
 from logweir.runtime.settings import Listen
 from logweir.standalone import binaries, servers
 
+PIECE_BYTES = 1 << 20
 KEY = "lwi_" + "a" * 70
 """Looks like a key, which is all that the gateway asks for; `Echo` takes any."""
 
@@ -73,6 +74,9 @@ class Echo:
         """Headers of requests with HEAD: the gateway's, before it reads a large body."""
 
         self.check_status = 405
+        self.answered = 0
+        """Answers that the other end has taken whole."""
+
         self.release = threading.Event()
         self.socket = socket.socket()
         self.socket.bind(("127.0.0.1", 0))
@@ -109,6 +113,7 @@ class Echo:
         }
         self.seen.append(seen)
         await self._answer(send, seen, wishes)
+        self.answered += 1
 
     async def _answer(self, send: web.Send, seen: dict[str, Any], wishes: dict[str, str]) -> None:
         if "lines" in wishes:
@@ -117,7 +122,19 @@ class Echo:
         more = [tuple(wishes["header"].encode().split(b":", 1))] if "header" in wishes else []
         body = json.dumps(seen | {"filling": "x" * int(wishes.get("bytes", 0))}).encode()
         status = int(wishes.get("status", 200))
+        if len(body) > PIECE_BYTES:
+            await self._pieces(send, body)
+            return
         await web.answer(send, status, body, headers=tuple(more))  # type: ignore[arg-type]
+
+    async def _pieces(self, send: web.Send, body: bytes) -> None:
+        """Send a long answer piece by piece: each waits until those before it are taken."""
+        head = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": 200, "headers": head})
+        for at in range(0, len(body), PIECE_BYTES):
+            piece = body[at : at + PIECE_BYTES]
+            more = at + PIECE_BYTES < len(body)
+            await send({"type": "http.response.body", "body": piece, "more_body": more})
 
     async def _lines(self, send: web.Send) -> None:
         headers = [(b"content-type", b"application/x-ndjson"), (b"x-accel-buffering", b"no")]
@@ -230,12 +247,29 @@ def read_all(link: socket.socket) -> bytes:
     return answer
 
 
+def fed_until_cut(link: socket.socket, byte: bytes) -> bool:
+    """Send a byte now and then; whether the other end has cut the connection within 8 s."""
+    link.settimeout(0.05)
+    deadline_s = time.monotonic() + 8
+    while time.monotonic() < deadline_s:
+        try:
+            link.sendall(byte)
+            if not link.recv(1):
+                return True
+        except TimeoutError:
+            continue
+        except ConnectionError:
+            return True
+    return False
+
+
 class Front(msgspec.Struct):
-    """A gateway with its two roles."""
+    """A gateway with its roles."""
 
     nginx: Rendered
     ingest: Echo
     query: Echo
+    auth: Echo | None = None
 
     @property
     def url(self) -> str:
@@ -244,10 +278,14 @@ class Front(msgspec.Struct):
     @property
     def seen(self) -> list[dict[str, Any]]:
         """What reached a role, whichever."""
-        return [*self.ingest.seen, *self.query.seen]
+        return [seen for one in self._roles for seen in one.seen]
+
+    @property
+    def _roles(self) -> list[Echo]:
+        return [one for one in (self.ingest, self.query, self.auth) if one is not None]
 
     def forget(self) -> None:
-        for one in (self.ingest, self.query):
+        for one in self._roles:
             one.seen.clear()
             one.checks.clear()
             one.check_status = 405

@@ -4,6 +4,7 @@
     logweir apply | get | delete                     its resources, by kubectl's words
     logweir release                                  the id of a deleted tenant
     logweir send | query | tail | usage              any Logweir, over HTTP (client/)
+    logweir keys create | list | roll | revoke       likewise; keys check needs none (cli_keys.py)
     logweir run ROLE                                 one role, in a pod
 
 Data goes to standard output, everything else to standard error. Exit codes: 0 done, 1 refused or
@@ -20,13 +21,17 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from logweir import cli_keys
 from logweir.core import errors
+from logweir.options import Data, Key, Port, TenantName, Url
+from logweir.options import folder as _folder
+from logweir.options import print_json as _print_json
+from logweir.options import usage as _usage
 
 if TYPE_CHECKING:
     from logweir.backends.control import Control
     from logweir.client.api import Target
     from logweir.client.output import Form
-    from logweir.standalone.folder import Folder
     from logweir.standalone.objects import Key as ObjectKey
 
 app = typer.Typer(
@@ -44,27 +49,8 @@ _RESOURCES = "Resources of a running `up`"
 _CLIENT = "Send and read"
 _ROLES = "Roles (for pods)"
 
-Data = Annotated[
-    Path | None,
-    typer.Option(
-        "--data",
-        envvar="LOGWEIR_DATA",
-        help="Folder of all state; without it, one under your data folder.",
-    ),
-]
-Port = Annotated[
-    int | None,
-    typer.Option("--port", envvar="LOGWEIR_PORT", min=0, max=65535, help="0 takes a free one."),
-]
-Url = Annotated[
-    str, typer.Option("--url", envvar="LOGWEIR_URL", help="Of a Logweir, or a pipeline's base URL.")
-]
-Key = Annotated[
-    str, typer.Option("--key", envvar="LOGWEIR_KEY", help="API key; better in LOGWEIR_KEY.")
-]
-TenantName = Annotated[
-    str, typer.Option("--tenant", help="LogTenant of the running `up`, as NAME or NAMESPACE/NAME.")
-]
+app.add_typer(cli_keys.app, name="keys", rich_help_panel="Keys of a tenant")
+
 Output = Annotated[
     str, typer.Option("-o", "--output", help="default, json, raw (messages alone) or logfmt.")
 ]
@@ -90,12 +76,6 @@ def _fail(text: str) -> NoReturn:
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-def _folder(data: Path | None) -> Folder:
-    from logweir.standalone import folder
-
-    return folder.Folder(data or folder.default_path())
 
 
 # ---- one machine ----------------------------------------------------------------------------
@@ -192,12 +172,6 @@ def status(
     else:
         print(table(shown, _program()))
     raise typer.Exit(0 if shown.ready else 1)
-
-
-def _print_json(value: Any) -> None:  # noqa: ANN401 - whatever msgspec takes
-    import msgspec
-
-    print(msgspec.json.format(msgspec.json.encode(value)).decode())
 
 
 @app.command(rich_help_panel=_HERE)
@@ -553,16 +527,12 @@ def _choice(option: str, value: str, known: tuple[str, ...]) -> Any:  # noqa: AN
     return value
 
 
-def _usage(message: str) -> NoReturn:
-    raise typer.BadParameter(message)
-
-
 # ---- roles ----------------------------------------------------------------------------------
 
 
 @app.command(rich_help_panel=_ROLES)
 def run(
-    role: Annotated[str, typer.Argument(help="ingest, collector, query or keeper.")],
+    role: Annotated[str, typer.Argument(help="ingest, collector, query, keeper or auth.")],
     binding: Annotated[
         Path, typer.Option(envvar="LOGWEIR_BINDING", help="Binding file; re-read on change.")
     ],
@@ -583,12 +553,12 @@ def run(
     from logweir.runtime.settings import Settings
 
     _arm_failpoints()
-    name = _choice("ROLE", role, ("ingest", "collector", "query", "keeper"))
+    name = _choice("ROLE", role, ("ingest", "collector", "query", "keeper", "auth"))
     settings = Settings(
         role=name,
         binding=binding,
         ops=_listen(ops),
-        http=_listen(listen) if name in ("ingest", "query") else None,
+        http=_listen(listen) if name in ("ingest", "query", "auth") else None,
         consumer=consumer or socket.gethostname(),
     )
     importlib.import_module(f"logweir.{name}.app").main(settings)

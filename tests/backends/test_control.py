@@ -285,6 +285,13 @@ async def test_a_key_that_may_live_longer_stays_and_has_another_text(door):
     assert never.key().expires_at_s == 0
 
 
+async def test_a_key_that_is_to_live_longer_than_its_text_can_say_ends_with_that(door):
+    late = await key(door, await claim(door), expires_at=datetime(9999, 1, 1, tzinfo=UTC))
+
+    assert late.key().expires_at_s == (1 << 32) - 1
+    assert keys.text_of(late.key(), bytes(32)).startswith("lwa_")
+
+
 async def test_a_key_has_the_revision_of_its_class(door):
     tenant = await claim(door)
     await door.move_tenant(tenant.id, tenant.state, "retained")

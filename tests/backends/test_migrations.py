@@ -69,6 +69,30 @@ def test_an_empty_schema_is_brought_to_the_newest_revision(operator, schema):
         assert migrations.revision(connection, schema) == migrations.HEADS["tenant"]
 
 
+def test_keys_of_before_there_was_an_api_for_them_are_those_of_resources(
+    operator, schema, monkeypatch
+):
+    to_head = command.upgrade
+    monkeypatch.setattr(command, "upgrade", lambda config, _: to_head(config, "0001"))
+    migrations.upgrade(operator, "control", schema)
+    monkeypatch.undo()
+    with psycopg.connect(operator, autocommit=True) as connection:
+        connection.execute(f"set search_path = {schema}".encode())
+        connection.execute(
+            "insert into tenants (id, cluster, namespace, name) values ('a', 'c', 'n', 'a')"
+        )
+        connection.execute(
+            "insert into api_keys (id, tenant, name, scopes, revision, revoked_at)"
+            " values (1, 'a', 'web', 1, 1, now()), (2, 'a', 'web', 1, 1, null)"
+        )
+        upgraded = migrations.upgrade(operator, "control", schema)
+        found = connection.execute("select id, origin, created_by from api_keys order by id")
+
+        assert upgraded
+        assert found.fetchall() == [(1, "resource", ""), (2, "resource", "")]
+        assert migrations.revision(connection, schema) == migrations.HEADS["control"]
+
+
 def test_nothing_is_made_outside_of_the_schema(operator, schema):
     before = tables(operator, "public"), tables(operator, "logweir")
     migrations.upgrade(operator, "tenant", schema)

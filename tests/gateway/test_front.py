@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +14,7 @@ from fronting import (
     SECURITY,
     Echo,
     check_error,
+    fed_until_cut,
     parsed,
     read_all,
     serving_in_a_thread,
@@ -39,16 +39,20 @@ TOLD = (
 
 
 class InProcess(Echo):
-    """The front, served as an `up` without NGINX serves it, before two roles in this process."""
+    """The front, served as an `up` without NGINX serves it, before the roles in this process."""
 
     def __init__(self, trusted: tuple[str, ...] = ()) -> None:
         super().__init__("front")
         self.protocol = PublicProtocol
-        self.ingest, self.query = Echo("ingest"), Echo("query")
-        for one in (self.ingest, self.query):
+        self.ingest, self.query, self.auth = Echo("ingest"), Echo("query"), Echo("auth")
+        for one in (self.ingest, self.query, self.auth):
             one.socket.close()  # in this process nobody connects to them
-        apps: dict[Any, web.Asgi] = {"ingest": self.ingest, "query": self.query}
-        self.front = asgi.Front(apps, ("ingest", "query"), trusted)
+        apps: dict[Any, web.Asgi] = {
+            "ingest": self.ingest,
+            "query": self.query,
+            "auth": self.auth,
+        }
+        self.front = asgi.Front(apps, ("ingest", "query", "auth"), trusted)
 
     async def __call__(self, scope: web.Scope, receive: web.Receive, send: web.Send) -> None:
         await self.front(scope, receive, send)
@@ -242,22 +246,6 @@ def test_a_trusted_proxy_says_who_the_client_is(told, client):
     assert asgi.Client(TRUSTED).of("127.0.0.1", "http", headers) == (client, "https")
     assert asgi.Client(TRUSTED).of("192.0.2.1", "http", headers) == ("192.0.2.1", "http")
     assert asgi.Client(()).of("127.0.0.1", "http", headers) == ("127.0.0.1", "http")
-
-
-def fed_until_cut(link: socket.socket, byte: bytes) -> bool:
-    """Send a byte now and then; whether the other end has cut the connection within 8 s."""
-    link.settimeout(0.05)
-    deadline_s = time.monotonic() + 8
-    while time.monotonic() < deadline_s:
-        try:
-            link.sendall(byte)
-            if not link.recv(1):
-                return True
-        except TimeoutError:
-            continue
-        except ConnectionError:
-            return True
-    return False
 
 
 def test_a_slow_head_is_cut_in_total(monkeypatch, inside):

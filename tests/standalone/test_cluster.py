@@ -305,9 +305,7 @@ async def test_a_key_that_leaves_the_resource_is_revoked(up_place):
     [row] = [one for one in await up_place.control.api_keys() if one.id == before.key.key_id]
     assert row.revoked_at is not None
     assert list(up_place.keys().keys) == ["in"]
-    assert str(row.id).encode() in await up_place.cluster._journal.hget(
-        names.journal_tenant(of) + "cfg", "revoked"
-    )
+    assert await up_place.cluster._journal.hexists(names.journal_tenant(of) + "cfg", f"r:{row.id}")
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ async def test_the_status_says_what_is_stored_and_what_goes_next(up_place):
     async with doors(up_place) as door:
         await write(door, 3, pipeline="web", timestamp=int(oldest.timestamp()))
         await visit(door).run("upkeep", [], Rules(30))
-        stored_bytes = (await keeping.keeper_store(door).standing()).stored_bytes
+        stored_bytes = (await keeping.keeper_store(door).storage()).stored_bytes
     await up_place.passes()
 
     found = (await up_place.object("LogTenant", "acme")).status["storage"]

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 import psycopg
@@ -30,6 +30,15 @@ _END: Final = (
     " redis_revision = redis_revision + 1, ingest_revision = ingest_revision + 1,"
     " access_revision = access_revision + 1 where id = %s"
 )
+
+
+class Storage(msgspec.Struct, frozen=True):
+    """What a tenant's store holds, as its keeper measures it: bytes of segments, the time of the
+    oldest one, and when something goes by its age; nanoseconds since the epoch."""
+
+    stored_bytes: int = 0
+    oldest_ns: int | None = None
+    next_drop_ns: int | None = None
 
 
 class Tenant(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,11 +72,10 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
         found: int | None = (self.spec.get("retention") or {}).get("bytes")
         return found
 
-    @property
-    def stored_bytes_quota(self) -> int | None:
-        """Stored bytes over which nothing more is taken; None: any number."""
-        found: int | None = (self.spec.get("quotas") or {}).get("storedBytes")
-        return found
+    def is_over(self, storage: Storage) -> bool:
+        """Whether as much is stored as quotas.storedBytes allows: then nothing more is taken."""
+        most_bytes = (self.spec.get("quotas") or {}).get("storedBytes")
+        return most_bytes is not None and storage.stored_bytes >= most_bytes
 
 
 class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,8 +89,18 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
     retention_days: int
 
 
+Origin = Literal["resource", "api"]
+
+_LATEST_S: Final = (1 << 32) - 1
+"""A key's text has 32 bits for the moment at which it expires."""
+
+
 class ApiKeyRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of `api_keys`: all but the MAC, which is derived."""
+    """One row of `api_keys`: all but the MAC, which is derived.
+
+    `revoked_at` is when it ends, which may lie ahead; `is_revoked` says whether that is over, by
+    the clock of the database.
+    """
 
     id: int
     tenant: TenantId
@@ -92,7 +110,11 @@ class ApiKeyRow(msgspec.Struct, frozen=True, kw_only=True):
     revision: int
     generation: int
     expires_at: datetime | None
+    created_at: datetime
     revoked_at: datetime | None
+    is_revoked: bool = False
+    origin: Origin = "resource"
+    created_by: str = ""
 
     def key(self) -> keys.ApiKey:
         """Return what the key's text says."""
@@ -101,9 +123,25 @@ class ApiKeyRow(msgspec.Struct, frozen=True, kw_only=True):
             key_id=self.id,
             pipeline=self.pipeline,
             scopes=self.scopes,
-            expires_at_s=int(self.expires_at.timestamp()) if self.expires_at else 0,
+            expires_at_s=_expires_at_s(self.expires_at),
             revision=self.revision,
         )
+
+
+def _expires_at_s(at: datetime | None) -> int:
+    return min(int(at.timestamp()), _LATEST_S) if at else 0
+
+
+def revocations(rows: Iterable[ApiKeyRow]) -> tuple[list[int], dict[int, int]]:
+    """Return what the journal is told of keys: the ids of those that are revoked; and of those
+    that end later when they do, in seconds since the epoch."""
+    revoked, ends = [], {}
+    for one in rows:
+        if one.is_revoked:
+            revoked.append(one.id)
+        elif one.revoked_at is not None:
+            ends[one.id] = int(one.revoked_at.timestamp())
+    return revoked, ends
 
 
 class StoredObject(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,14 +157,6 @@ class StoredObject(msgspec.Struct, frozen=True, kw_only=True):
     status: dict[str, Any]
     deleted_at: datetime | None
     created_at: datetime
-
-
-class Storage(msgspec.Struct, frozen=True, kw_only=True):
-    """What a tenant's keeper has noted of its store; times in nanoseconds since the epoch."""
-
-    stored_bytes: int
-    oldest_ns: int | None
-    next_drop_ns: int | None
 
 
 class IdentityClaimedError(errors.LogweirError):
@@ -217,8 +247,19 @@ class Control:
         return msgspec.convert(rows, list[Pipeline])
 
     async def api_keys(self) -> list[ApiKeyRow]:
-        """Return all API keys, the revoked ones too until their tenant is deleted."""
-        rows = await self._rows("select * from logweir.api_keys")
+        """Return all API keys; a revoked one too, for as long as its text could be good."""
+        rows = await self._rows(
+            "select *, coalesce(revoked_at <= now(), false) as is_revoked from logweir.api_keys"
+        )
+        return msgspec.convert(rows, list[ApiKeyRow])
+
+    async def api_keys_of(self, tenant: TenantId) -> list[ApiKeyRow]:
+        """Return a tenant's API keys by name, the newest of each name first."""
+        rows = await self._rows(
+            "select *, coalesce(revoked_at <= now(), false) as is_revoked from logweir.api_keys"
+            " where tenant = %s order by name, created_at desc, generation desc",
+            [tenant],
+        )
         return msgspec.convert(rows, list[ApiKeyRow])
 
     async def claim_tenant(
@@ -402,14 +443,16 @@ class Control:
         generation: int,
         expires_at: datetime | None,
     ) -> ApiKeyRow:
-        """Return the tenant's key of this name and generation; an older one is revoked.
+        """Return the resource's key of this name and generation; an older one is revoked.
 
-        So is one that would outlive `expires_at`: its expiry stands in its text.
+        So is one that would outlive `expires_at`, as its expiry stands in its text; and one of
+        this name that was made over the API, as a resource is not refused a name.
         """
-        async with self._door() as connection, connection.transaction():
+        async with self._changing_keys(tenant.id) as connection:
             await connection.execute(
                 "update logweir.api_keys set revoked_at = now() where tenant = %s and name = %s"
-                " and revoked_at is null and ((generation, scopes, pipeline) <> (%s, %s, %s)"
+                " and (revoked_at is null or revoked_at > now()) and (origin <> 'resource'"
+                " or (generation, scopes, pipeline) <> (%s, %s, %s)"
                 " or coalesce(expires_at, 'infinity') > %s)",
                 [tenant.id, name, generation, scopes, pipeline, expires_at or "infinity"],
             )
@@ -433,12 +476,31 @@ class Control:
             )
             return msgspec.convert(await cursor.fetchone(), ApiKeyRow)
 
+    @contextlib.asynccontextmanager
+    async def _changing_keys(
+        self, tenant: TenantId
+    ) -> AsyncIterator[psycopg.AsyncConnection[dict[str, Any]]]:
+        """A transaction in which nobody else changes the tenant's keys."""
+        async with self._door() as connection, connection.transaction():
+            await connection.execute(
+                "select pg_advisory_xact_lock(hashtextextended('api keys ' || %s, 0))", [tenant]
+            )
+            yield connection
+
     async def revoke_api_keys(self, tenant: TenantId, keep: Sequence[str]) -> None:
-        """Revoke the tenant's keys whose names are not in `keep`."""
+        """Revoke the keys of the tenant's resource whose names are not in `keep`."""
+        await self._rows(
+            "update logweir.api_keys set revoked_at = now() where tenant = %s"
+            " and origin = 'resource' and revoked_at is null and not name = any(%s)",
+            [tenant, list(keep)],
+        )
+
+    async def revoke_all_api_keys(self, tenant: TenantId) -> None:
+        """Revoke every key of a tenant, wherever it comes from."""
         await self._rows(
             "update logweir.api_keys set revoked_at = now()"
-            " where tenant = %s and revoked_at is null and not name = any(%s)",
-            [tenant, list(keep)],
+            " where tenant = %s and (revoked_at is null or revoked_at > now())",
+            [tenant],
         )
 
     async def objects(self) -> list[StoredObject]:

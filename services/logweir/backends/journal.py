@@ -36,6 +36,10 @@ APPEND_TIMEOUT_S = 5.0
 REVOKED_TIMEOUT_S = 2.0
 """With the time between two questions, within the 5 s in which a revoked key is refused."""
 
+REVOKED = "r:"
+ENDS = "e:"
+"""Of a tenant's hash `cfg`: begin of the fields that name a revoked key, and one that ends."""
+
 _CLOSED = "the handler is closed"
 """uvloop's words, in a RuntimeError, for writing to a connection that was reset just now."""
 
@@ -79,6 +83,13 @@ class Entry(msgspec.Struct, frozen=True):
     accepted: int
     repeats: frozenset[int]
     payload: bytes
+
+
+class Revocations(msgspec.Struct, frozen=True):
+    """Ids of keys that are revoked, and when others end, in seconds since the epoch."""
+
+    revoked: frozenset[int] = frozenset()
+    ends: Mapping[int, int] = {}
 
 
 class Counters(msgspec.Struct, frozen=True):
@@ -186,23 +197,34 @@ class Appender:
             )
         return cast("list[Any]", answer)
 
-    async def revoked_keys(self) -> frozenset[int]:
-        """Return the ids of the tenant's revoked keys.
+    async def revocations(self) -> Revocations:
+        """Return which of the tenant's keys are revoked, or will be.
 
         Raises:
             UnavailableError: the journal did not answer.
         """
         key = names.journal_tenant(self._tenant) + "cfg"
         async with door("say which keys are revoked", REVOKED_TIMEOUT_S):
-            text = await answer_of(self._redis.hget(key, "revoked"))
+            fields = await answer_of(self._redis.hgetall(key))
         try:
-            return frozenset(int(part) for part in (text or b"").split(b",") if part)
+            return _revocations(fields)
         except ValueError as cause:
             raise UnreachableError("list the revoked keys", str(cause)) from cause
 
     async def close(self) -> None:
         """Close all connections."""
         await self._redis.aclose()
+
+
+def _revocations(fields: Mapping[bytes, bytes]) -> Revocations:
+    revoked, ends = set(), {}
+    for name, value in fields.items():
+        kind, colon, key_id = name.decode("ascii", "replace").partition(":")
+        if kind + colon == REVOKED:
+            revoked.add(int(key_id))
+        elif kind + colon == ENDS:
+            ends[int(key_id)] = int(value)
+    return Revocations(frozenset(revoked), ends)
 
 
 def _appended(answer: list[Any]) -> Appended | AllRepeated | Conflicts:

@@ -2,7 +2,7 @@
 
     bootstrap_store    platform logins, the database, the control schema    (once an installation)
     provision_store    a tenant's schema, logins, grants, partitions        (each reconcile)
-    bootstrap_journal  the function library                                 (once an installation)
+    bootstrap_journal  the function library, the user of auth               (once an installation)
     provision_journal  a tenant's ACL users, limits, streams                (each reconcile)
 
 Every step may run again. Passwords are derived from the roots, and reach PostgreSQL as SCRAM
@@ -31,6 +31,10 @@ from logweir.core.names import LoginKind, TenantId
 OPERATOR: Final = "logweir_operator"
 QUERY: Final = "logweir_query"
 KEEPER: Final = "logweir_keeper"
+AUTH: Final = "logweir_auth"
+JOURNAL_AUTH: Final = "lw_auth"
+"""The user of the role `auth` in the journal, where it may write revocations and nothing else."""
+
 DATABASE: Final = "logweir"
 
 SCRAM_ITERATIONS: Final = 4096
@@ -81,7 +85,14 @@ class Limits(msgspec.Struct, frozen=True):
 
 def platform_password(roots: Roots, login: str) -> str:
     """Return the password of a platform login."""
-    root = {OPERATOR: roots.write, QUERY: roots.read, KEEPER: roots.maintain}[login]
+    # Other roles hold the sign root too, so the logins of `auth` come from one that none has.
+    root = {
+        OPERATOR: roots.write,
+        QUERY: roots.read,
+        KEEPER: roots.maintain,
+        AUTH: roots.write,
+        JOURNAL_AUTH: roots.write,
+    }[login]
     return keys.password(root, keys.PLATFORM, login, 1)
 
 
@@ -111,7 +122,7 @@ def bootstrap_store(superuser: str, roots: Roots) -> None:
         roots: the root keys.
     """
     with psycopg.connect(superuser, autocommit=True) as connection:
-        for login, options in ((OPERATOR, "CREATEROLE"), (QUERY, ""), (KEEPER, "")):
+        for login, options in ((OPERATOR, "CREATEROLE"), (QUERY, ""), (KEEPER, ""), (AUTH, "")):
             _ensure_login(connection, login, platform_password(roots, login), options)
         exists = connection.execute(
             "select 1 from pg_database where datname = %s", [DATABASE]
@@ -296,6 +307,15 @@ async def bootstrap_journal(operator: redis.Redis) -> None:
         await save_acl(operator)
 
 
+async def bootstrap_auth_user(operator: redis.Redis, roots: Roots) -> None:
+    """Make the user of the role `auth`, or set its password and its rights again."""
+    digest = hashlib.sha256(platform_password(roots, JOURNAL_AUTH).encode()).hexdigest()
+    await journal.command(
+        operator, "ACL", "SETUSER", JOURNAL_AUTH, "reset", "on", f"#{digest}", *_AUTH_RULES
+    )
+    await save_acl(operator)
+
+
 async def _is_off(operator: redis.Redis, user: str) -> bool:
     found = await journal.answer_of(operator.acl_getuser(user))
     return not found["enabled"]
@@ -387,8 +407,8 @@ def acl_rules(tenant: TenantId) -> dict[Literal["in", "col", "tail"], list[str]]
             *base,
             *(f"~{p}*:q", f"~{p}*:i:*", f"~{p}*:c", f"~{p}c"),
             *(f"%R~{p}*:m", f"%R~{p}m", f"%R~{p}cfg", f"%R~{p}*:t", f"&{p}*:l"),
-            *("+fcall|lw_append", "+time", "+hmget", "+hget", "+hset", "+hlen", "+expire"),
-            *("+exists", "+xadd", "+hincrby", "+publish", "+wait"),
+            *("+fcall|lw_append", "+time", "+hmget", "+hgetall", "+hget", "+hset", "+hlen"),
+            *("+expire", "+exists", "+xadd", "+hincrby", "+publish", "+wait"),
         ],
         "col": [
             *base,
@@ -404,12 +424,38 @@ def acl_rules(tenant: TenantId) -> dict[Literal["in", "col", "tail"], list[str]]
     }
 
 
+_AUTH_RULES: Final = (
+    *("~{s*}:t_*:cfg", "resetchannels", "-@all", "+hset", "+hdel", "+ping", "+client|setname"),
+)
+
+
 async def publish_revocations(
-    operator: redis.Redis, tenant: TenantId, key_ids: Sequence[int]
+    client: redis.Redis, tenant: TenantId, key_ids: Sequence[int], ends: Mapping[int, int] = {}
 ) -> None:
-    """Tell the tenant's ingest which keys are revoked."""
-    text = ",".join(str(key_id) for key_id in sorted(key_ids))
-    await _set(operator, names.journal_tenant(tenant) + "cfg", {"revoked": text})
+    """Tell the tenant's ingest which keys are revoked.
+
+    Each has a field of its own, which nobody writes over, so operator and auth may do this at the
+    same time, in any order, with what each has read before.
+
+    Args:
+        client: as the operator or auth.
+        tenant: whose keys.
+        key_ids: of those that are revoked.
+        ends: when others end, in seconds since the epoch.
+    """
+    fields = {
+        **{journal.REVOKED + str(key_id): "1" for key_id in key_ids},
+        **{journal.ENDS + str(key_id): at_s for key_id, at_s in ends.items()},
+    }
+    if fields:
+        await _set(client, names.journal_tenant(tenant) + "cfg", fields)
+
+
+async def forget_revocations(client: redis.Redis, tenant: TenantId, key_ids: Sequence[int]) -> None:
+    """Tell the tenant's ingest nothing more of keys, whose texts must have expired."""
+    fields = [kind + str(key_id) for key_id in key_ids for kind in (journal.REVOKED, journal.ENDS)]
+    if fields:
+        await journal.answer_of(client.hdel(names.journal_tenant(tenant) + "cfg", *fields))
 
 
 _JOURNAL_SETTINGS: Final = {

@@ -2,7 +2,7 @@
 
     RetentionStore.partitions(), expired(), oldest()  -> (retention.py decides)
                   .delete(), drop_partition()         each with its row of usage, in one transaction
-                  .standing() -> note()               what others are told of it
+                  .storage() -> note()                what others are told of it
 
 Two keepers at once do no harm: what one has deleted the other does not count again.
 """
@@ -16,6 +16,7 @@ import msgspec
 import psycopg
 
 from logweir.backends import store
+from logweir.backends.control import Storage
 from logweir.backends.keeper_store import DELETE_SEGMENTS, KeeperStore, which
 from logweir.core.names import PipelineId
 
@@ -52,14 +53,6 @@ class Kept(msgspec.Struct, frozen=True):
     bytes: int
 
 
-class Standing(msgspec.Struct, frozen=True):
-    """What a tenant's store holds: bytes, and the time of its oldest segment."""
-
-    stored_bytes: int = 0
-    oldest_ns: int | None = None
-    next_drop_ns: int | None = None
-
-
 class RetentionStore(KeeperStore):
     """One tenant's store, as its keeper has it; see `KeeperStore`."""
 
@@ -74,24 +67,24 @@ class RetentionStore(KeeperStore):
         found: int | None = rows[0][0]
         return found
 
-    async def standing(self) -> Standing:
+    async def storage(self) -> Storage:
         """Return what is stored. Bytes are those of usage, which adds up with the segments."""
         rows = await self._rows(
             "select (select coalesce(sum(u.stored_bytes), 0)::int8 from {0}.usage u),"
             " (select s.min_ts from {0}.segments s order by s.min_ts limit 1)"
         )
-        return Standing(*rows[0])
+        return Storage(*rows[0])
 
-    async def note(self, standing: Standing) -> None:
+    async def note(self, storage: Storage) -> None:
         """Write down what is stored, for those who may not count it themselves."""
         await self._change(
             "update {}.storage set stored_bytes = %(bytes)s, oldest_ns = %(oldest)s,"
             " next_drop_ns = %(drop)s where (stored_bytes, oldest_ns, next_drop_ns)"
             " is distinct from (%(bytes)s::int8, %(oldest)s::int8, %(drop)s::int8)",
             {
-                "bytes": standing.stored_bytes,
-                "oldest": standing.oldest_ns,
-                "drop": standing.next_drop_ns,
+                "bytes": storage.stored_bytes,
+                "oldest": storage.oldest_ns,
+                "drop": storage.next_drop_ns,
             },
         )
 
@@ -148,12 +141,12 @@ class RetentionStore(KeeperStore):
         return await self._kept("s.min_ts >= %(since)s", {"since": since_ns})
 
     async def first_of_each(self) -> list[Kept]:
-        """Return of each pipeline a segment that ends first: what goes next is among them."""
+        """Return of each pipeline the end of the segment that ends first, as a segment: what goes
+        next is among them. It looks at all segments."""
         rows = await self._rows(
-            "select distinct on (s.pipeline) s.pipeline, s.id, s.min_ts, s.max_ts, 0::int8"
-            " from {}.segments s order by s.pipeline, s.max_ts"
+            "select s.pipeline, min(s.max_ts) from {}.segments s group by s.pipeline"
         )
-        return [Kept(*row) for row in rows]
+        return [Kept(pipeline, 0, end_ns, end_ns, 0) for pipeline, end_ns in rows]
 
     async def _kept(self, condition: str, values: Mapping[str, object]) -> list[Kept]:
         rows = await self._rows(

@@ -93,6 +93,7 @@ class Ingest:
         self._held = body.Held()
         self._closing: set[asyncio.Task[None]] = set()
         metrics.INGEST_BODY_BYTES.set_function(lambda: self._held.size_bytes)
+        metrics.REVOCATIONS_AGE_SECONDS.set_function(self._news_age_s)
 
     async def bind(self, binding: IngestBinding) -> None:
         """Serve what the binding says from now on; what was accepted before still goes in.
@@ -158,6 +159,7 @@ class Ingest:
             target = self._admit((tenant, pipeline), headers)
         except errors.LogweirError as error:
             metrics.INGEST_REQUESTS.labels("", "", error.status).inc()
+            metrics.refused(error)
             raise
         decoder = ROUTES.get(rest)
         if decoder is None:
@@ -295,6 +297,11 @@ class Ingest:
             debt.message, retry_after_s=debt.again_s - now_s, hint=debt.hint
         )
 
+    def _news_age_s(self) -> float:
+        """Seconds since it was heard which keys are revoked, of the tenant that waits longest."""
+        heard = [self._news.get(name, admission.NO_NEWS).at_s for name in self._appenders]
+        return self._now_s() - min(heard) if heard else 0.0
+
     async def watch(self, running: life.Life) -> None:
         """Learn of revoked keys, and report whether the journals answer, until the end."""
         running.expect("journal")
@@ -317,10 +324,10 @@ class Ingest:
     async def _learn_one(self, tenant: TenantId, appender: journal.Appender) -> str:
         at_s = self._now_s()
         try:
-            revoked = await appender.revoked_keys()
+            found = await appender.revocations()
         except errors.LogweirError as error:
             return f"{tenant}: {error}"
-        self._news[tenant] = admission.News(revoked, at_s)
+        self._news[tenant] = admission.News(found.revoked, at_s, found.ends)
         return ""
 
     async def drain(self) -> None:
@@ -382,7 +389,12 @@ async def work(binding: Path, running: life.Life, serve: web.Serve) -> None:
     await app.drain()
 
 
+async def run(settings: Settings, running: life.Life) -> None:
+    """Serve in a process of its own until it is told to stop."""
+    await web.serve_role(settings, running, work)
+
+
 def main(settings: Settings) -> None:
     """Run the role in this process until SIGTERM."""
     logs.configure("ingest", settings.log_format)
-    life.run(lambda running: web.serve_role(settings, running, work))
+    life.run(lambda running: run(settings, running))

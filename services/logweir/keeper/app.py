@@ -185,14 +185,9 @@ class Round:
             logger.exception("visit failed", extra={"tenant": row.id, "work": work})
             self._fail(tenant, type(error).__name__)
         else:
-            quota_bytes = row.stored_bytes_quota
+            is_over = row.is_over(tenant.left.storage)
             tenant.standing = duties.done(
-                tenant.standing,
-                work,
-                began_s,
-                is_finished=is_finished,
-                is_over=quota_bytes is not None
-                and tenant.left.standing.stored_bytes >= quota_bytes,
+                tenant.standing, work, began_s, is_finished=is_finished, is_over=is_over
             )
             self._report(tenant, "")
         finally:

@@ -13,13 +13,8 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from logweir.backends.retention_store import (
-    BATCH_SEGMENTS,
-    Kept,
-    Partition,
-    RetentionStore,
-    Standing,
-)
+from logweir.backends.control import Storage
+from logweir.backends.retention_store import BATCH_SEGMENTS, Kept, Partition, RetentionStore
 from logweir.core import moments
 from logweir.core.names import TenantId
 from logweir.keeper import retention
@@ -47,7 +42,7 @@ class Retaining:
         self._between = between
         self._now_ns = now_ns
 
-    async def run(self, before: Standing, *, is_whole: bool) -> Standing:
+    async def run(self, before: Storage, *, is_whole: bool) -> Storage:
         """Let go what is to go; return what is left, which is noted in the store.
 
         Args:
@@ -60,7 +55,7 @@ class Retaining:
         if is_whole:
             corrected_bytes = await self._store.correct_usage()
             metrics.KEEPER_CORRECTED_BYTES.inc(corrected_bytes)
-        found = await self._store.standing()
+        found = await self._store.storage()
         next_ns = before.next_drop_ns
         if is_whole or found.oldest_ns != before.oldest_ns:
             firsts = await self._store.first_of_each()
@@ -108,10 +103,13 @@ class Retaining:
         """Let the oldest go until what is left is no more than the tenant keeps."""
         most_bytes = await self._store.retention_bytes()
         while most_bytes is not None:
-            over_bytes = (await self._store.standing()).stored_bytes - most_bytes
+            if (await self._store.storage()).stored_bytes <= most_bytes:
+                return
+            # Not by what usage says: nothing may go because of a wrong sum.
+            partitions = await self._store.partitions(with_bytes=True)
+            over_bytes = sum(one.bytes for one in partitions) - most_bytes
             if over_bytes <= 0:
                 return
-            partitions = await self._store.partitions(with_bytes=True)
             drop = retention.by_bytes(partitions, [], over_bytes).drop
             for one in drop:
                 await self._between()
@@ -120,16 +118,14 @@ class Retaining:
             oldest = await self._store.oldest(drop[-1].high if drop else 0)
             delete = retention.by_bytes(partitions, oldest, over_bytes).delete
             await self._delete(delete)
-            if not drop and not delete:
-                return  # usage says more than there is, until it is put right
 
 
-def show(tenant: TenantId, standing: Standing) -> None:
+def show(tenant: TenantId, storage: Storage) -> None:
     """Set the metrics of a tenant."""
-    metrics.TENANT_STORED_BYTES.labels(tenant).set(standing.stored_bytes)
+    metrics.TENANT_STORED_BYTES.labels(tenant).set(storage.stored_bytes)
     for metric, time_ns in (
-        (metrics.TENANT_OLDEST_RECORD, standing.oldest_ns),
-        (metrics.TENANT_NEXT_DROP, standing.next_drop_ns),
+        (metrics.TENANT_OLDEST_RECORD, storage.oldest_ns),
+        (metrics.TENANT_NEXT_DROP, storage.next_drop_ns),
     ):
         metric.labels(tenant).set(0 if time_ns is None else time_ns / moments.NS_PER_S)
 

@@ -21,9 +21,9 @@ from typing import Final
 import msgspec
 
 from logweir.backends import failpoint
-from logweir.backends.control import Control
+from logweir.backends.control import Control, Storage
 from logweir.backends.keeper_store import MAX_LISTED, PRUNE_PAGES
-from logweir.backends.retention_store import RetentionStore, Standing
+from logweir.backends.retention_store import RetentionStore
 from logweir.core import errors, segment
 from logweir.core.names import PipelineId, TenantId
 from logweir.keeper import duties, merges
@@ -98,7 +98,7 @@ class Left(msgspec.Struct):
 
     damaged: set[int] = msgspec.field(default_factory=set)
     unknown_up_to: int = 0
-    standing: Standing = Standing()
+    storage: Storage = Storage()
 
 
 class Visit:
@@ -154,7 +154,7 @@ class Visit:
             return
         with _counted("retention"):
             retaining = Retaining(self._tenant, self._store, rules, self._next)
-            self._left.standing = await retaining.run(self._left.standing, is_whole=is_whole)
+            self._left.storage = await retaining.run(self._left.storage, is_whole=is_whole)
 
     async def _upkeep(self, pipelines: Collection[PipelineId], now: datetime) -> None:
         with _counted("partitions"):

@@ -75,6 +75,7 @@ class Cluster:
         await asyncio.to_thread(provision.upgrade_control, self._conninfo)
         failpoint.reach("operator.before_library")
         await provision.bootstrap_journal(self._journal)
+        await provision.bootstrap_auth_user(self._journal, self._site.roots)
         provision.check(await provision.journal_problems(self._journal))
         provision.check(await asyncio.to_thread(provision.store_problems, self._conninfo))
 
@@ -170,6 +171,7 @@ class Cluster:
         write_json(folder / "collector.json", bindings.collector(served, site))
         write_json(folder / "query.json", bindings.query(site))
         write_json(folder / "keeper.json", bindings.keeper(site))
+        write_json(folder / "auth.json", bindings.auth(site))
 
     def _write_keys(
         self,

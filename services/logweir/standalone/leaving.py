@@ -163,7 +163,7 @@ class Leaver:
         match state:
             case "refusing":
                 await deprovision.close_journal(self._journal, tenant)
-                await self._control.revoke_api_keys(tenant, [])
+                await self._control.revoke_all_api_keys(tenant)
             case "draining":
                 return await self._look(tenant, pipelines)
             case "sealed":

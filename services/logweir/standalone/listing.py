@@ -127,11 +127,16 @@ def keys(place: Folder, namespace: str, tenant: str) -> str:
     Raises:
         NotFoundError: there is no such tenant with keys.
     """
-    found = _tenant_keys(place, namespace, tenant)
+    found = tenant_keys(place, namespace, tenant)
     return msgspec.json.format(msgspec.json.encode(found)).decode()
 
 
-def _tenant_keys(place: Folder, namespace: str, tenant: str) -> TenantKeys:
+def tenant_keys(place: Folder, namespace: str, tenant: str) -> TenantKeys:
+    """Return the address and the keys of a tenant; without a name, of the first one.
+
+    Raises:
+        NotFoundError: there is no such tenant with keys.
+    """
     if not tenant:
         access = read_json(place.access, Access)
         for path in sorted(place.keys.glob("*.json")):
@@ -163,7 +168,7 @@ def address(place: Folder, tenant: str, pipeline: str, prefix: str) -> tuple[str
         NotFoundError: there is no such tenant or pipeline, or it has no such key.
     """
     namespace, _, name = tenant.rpartition("/")
-    found = _tenant_keys(place, namespace or "default", name)
+    found = tenant_keys(place, namespace or "default", name)
     if pipeline and pipeline not in found.pipelines:
         raise errors.NotFoundError(
             f"LogTenant {found.name!r} has no pipeline {pipeline!r}.",

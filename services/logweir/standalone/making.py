@@ -26,6 +26,7 @@ from logweir.backends.control import (
     Pipeline,
     StoredObject,
     Tenant,
+    revocations,
 )
 from logweir.core import keys
 from logweir.core.names import PipelineId, TenantId
@@ -163,7 +164,7 @@ class Maker:
     async def _make_keys(
         self, row: Tenant, resource: LogTenant, pipelines: Sequence[Pipeline]
     ) -> dict[str, str]:
-        """Make the keys that the tenant's resource names, revoke all others; return their texts."""
+        """Make the keys that the tenant's resource names, revoke its others; return their texts."""
         by_name = {one.name: one.id for one in pipelines}
         texts = {}
         for wanted in resource.spec.api_keys:
@@ -174,14 +175,10 @@ class Maker:
             made = await self._control.ensure_api_key(
                 row, wanted.name, pipeline, scopes, wanted.generation, wanted.expires_at
             )
-            texts[wanted.name] = key_text(self._site, made.key())
+            texts[wanted.name] = keys.text_of(made.key(), self._site.roots.sign)
         await self._control.revoke_api_keys(row.id, list(texts))
-        revoked = [
-            one.id
-            for one in await self._control.api_keys()
-            if one.tenant == row.id and one.revoked_at is not None
-        ]
-        await provision.publish_revocations(self._journal, row.id, revoked)
+        revoked, ends = revocations(await self._control.api_keys_of(row.id))
+        await provision.publish_revocations(self._journal, row.id, revoked, ends)
         return texts
 
     async def _limits(self, resource: LogTenant) -> provision.Limits:
@@ -197,13 +194,6 @@ class Maker:
             bytes_per_second=spec.quotas.bytes_per_second,
             connection_limit=spec.postgres.connection_limit,
         )
-
-
-def key_text(site: Site, key: keys.ApiKey) -> str:
-    """Return the text of a key, which stands in no table: it is derived."""
-    if key.is_ingest:
-        return keys.encode(key, keys.ingest_secret(site.roots.sign, key.tenant, key.revision))
-    return keys.encode(key, keys.access_secret(site.roots.sign, key.revision))
 
 
 def rows_by_object(rows: Sequence[Tenant]) -> Mapping[tuple[str, str], Tenant]:

@@ -41,16 +41,10 @@ class Measures:
         for tenant in tenants:
             if is_due and (found := await self._control.storage(tenant.id)):
                 self._found[tenant.id] = found
-            is_over = self._is_over(tenant)
+            is_over = tenant.is_over(self._found.get(tenant.id, Storage()))
             if told.get(tenant.id) != is_over:
                 await provision.set_stored(self._journal, tenant.id, is_over=is_over)
             self._told[tenant.id] = is_over
-
-    def _is_over(self, tenant: Tenant) -> bool:
-        found, quota_bytes = self._found.get(tenant.id), tenant.stored_bytes_quota
-        if found is None or quota_bytes is None:
-            return False
-        return found.stored_bytes >= quota_bytes
 
     def status(self, tenant: TenantId) -> dict[str, object]:
         """Return `status.storage` of a tenant's object; empty when nothing is known."""

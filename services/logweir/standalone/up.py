@@ -26,7 +26,7 @@ from logweir.core.binding import JournalServer, Login, PostgresServer
 from logweir.gateway.routes import Role
 from logweir.runtime import web
 from logweir.runtime.settings import Listen, Settings
-from logweir.standalone import accounts, binaries, demo, entrance, folder, logfiles, servers
+from logweir.standalone import accounts, binaries, demo, entrance, logfiles, servers
 from logweir.standalone.accounts import Account
 from logweir.standalone.children import Child, RoleChild, RoleMain, ServerChild, die_with
 from logweir.standalone.folder import Folder, Ports, Secrets
@@ -39,8 +39,11 @@ from logweir.standalone.valkey import OPERATOR, Valkey
 if TYPE_CHECKING:
     from logweir.standalone.bindings import Site
 
-ROLES: Final = ("ingest", "collector", "query", "keeper")
-HTTP_ROLES: Final[tuple[Role, ...]] = ("ingest", "query")
+ROLES: Final = ("ingest", "collector", "query", "keeper", "auth")
+HTTP_ROLES: Final[tuple[Role, ...]] = ("ingest", "query", "auth")
+LATE_ROLES: Final = ("keeper", "auth")
+"""Housekeeping and the making of keys wait until records can be sent and found."""
+
 DETACHED_WAIT_S: Final = 120.0
 DOWN_WAIT_S: Final = 120.0
 
@@ -64,7 +67,7 @@ def up(place: Folder, port: int | None, ready: Callable[[Shown], None], tell: Te
         stale.unlink(missing_ok=True)
     _end_gateway(place)
     door = entrance.read(place)
-    ports = choose_ports(place, port, door.host)
+    ports = entrance.choose_ports(place, port, door.host)
     secrets = place.secrets()
     place.write_ports(ports)
     _write_demo(place)
@@ -72,14 +75,14 @@ def up(place: Folder, port: int | None, ready: Callable[[Shown], None], tell: Te
     url = door.url(ports.gateway)
     postgres = Postgres(place.path / "postgres", ports.postgres, secrets.postgres_password, account)
     valkey = Valkey(place.path / "valkey", ports.valkey, secrets.valkey_password, account)
-    entry, watch = _entry(place, door, ports.gateway, account, tell)
+    entry, late, watch = _entry(place, door, ports.gateway, account, tell)
     supervisor = Supervisor(
         [
             ServerChild("postgres", postgres),
             ServerChild("valkey", valkey),
             _operator(place, secrets, ports, postgres, url, _listening()),
             *entry,
-            _role(place, "keeper", after=[one.name for one in entry]),
+            *late,
         ],
         logs=place.logs,
         status=place.status,
@@ -164,30 +167,6 @@ def _run(
             is_told = True
 
 
-def choose_ports(place: Folder, port: int | None, host: str = servers.LOOPBACK) -> Ports:
-    """Return the ports of a start: those of the last one where they are free.
-
-    Raises:
-        SetupError: the gateway's port is taken.
-    """
-    try:
-        last: Ports | None = place.ports()
-    except errors.SetupError:
-        last = None
-    gateway = port if port is not None else (last.gateway if last else folder.DEFAULT_PORT)
-    if gateway == 0:
-        gateway = servers.free_port()
-    elif problem := servers.port_problem(gateway, host):
-        other = "hoose another port with '--port N' ('--port 0' takes a free one)."
-        hint = f"Stop it, or c{other}" if problem == servers.IN_USE else f"C{other}"
-        raise errors.SetupError(f"Port {gateway} {problem}.", hint=hint)
-    internal = [
-        wanted if wanted and servers.port_is_free(wanted) else servers.free_port()
-        for wanted in ((last.postgres, last.valkey) if last else (0, 0))
-    ]
-    return Ports(gateway, *internal)
-
-
 def _write_demo(place: Folder) -> None:
     """A first start begins with a tenant and a pipeline; later ones leave the folder alone."""
     is_first = not (place.path / "applied.json").exists()
@@ -206,12 +185,14 @@ def _port(listening: socket.socket) -> int:
 
 def _entry(
     place: Folder, door: entrance.Entrance, port: int, account: Account | None, tell: Tell
-) -> tuple[list[Child], entrance.Watch]:
-    """Return what takes and answers requests, and what looks for new certificates."""
+) -> tuple[list[Child], list[Child], entrance.Watch]:
+    """Return what takes and answers requests, what follows, and what looks for certificates."""
     program = binaries.nginx() if door.with_nginx else None
     if program is None:
         front = _front(place, door, web.bind(Listen(door.host, port)), _listening())
-        return [_role(place, "collector"), front], entrance.Watch(None, lambda: None, tell)
+        first: list[Child] = [_role(place, "collector"), front]
+        keeper = _role(place, "keeper", after=[one.name for one in first])
+        return first, [keeper], entrance.Watch(None, lambda: None, tell)
     http: dict[Role, socket.socket] = {role: _listening() for role in HTTP_ROLES}
     gateway = Nginx(
         place.path / "gateway",
@@ -223,13 +204,18 @@ def _entry(
         tls=door.tls,
         trusted_proxies=door.trusted_proxies,
     )
-    entry = [
+    entry: list[Child] = [
         _role(place, "ingest", http["ingest"]),
         _role(place, "collector"),
         _role(place, "query", http["query"]),
         ServerChild("gateway", gateway),
     ]
-    return entry, entrance.Watch(door.tls, gateway.reload, tell)
+    names = [one.name for one in entry]
+    late: list[Child] = [
+        _role(place, "keeper", after=names),
+        _role(place, "auth", http["auth"], after=names),
+    ]
+    return entry, late, entrance.Watch(door.tls, gateway.reload, tell)
 
 
 def _role(
@@ -255,7 +241,7 @@ def _role(
         sockets,
         _port(ops),
         after=after or ("operator",),
-        needed="never" if role == "keeper" else "always",
+        needed="never" if role in LATE_ROLES else "always",
     )
 
 

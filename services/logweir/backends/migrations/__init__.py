@@ -13,7 +13,7 @@ from typing import Final, Literal
 import psycopg
 from psycopg import sql
 
-HEADS: Final = {"control": "0002", "tenant": "0002"}
+HEADS: Final = {"control": "0004", "tenant": "0002"}
 
 LOCK_TIMEOUT: Final = "2s"
 """A change that waits for a lock holds up all who come after it; it gives up and is tried again."""
