@@ -235,14 +235,14 @@ async def until_gone(
         if not leaving:
             return
         for one in leaving:
-            waits_for = _waits_for(one)
+            waits_for = waits_for_of(one)
             if waits_for and said.get(key_of(one)) != waits_for:
                 said[key_of(one)] = waits_for
                 say(f"{one.kind.lower()}/{one.name}: {waits_for}")
         await asyncio.sleep(poll_s)
 
 
-def _waits_for(one: StoredObject) -> str:
+def waits_for_of(one: StoredObject) -> str:
     """Return what a deletion waits for, by the object's status; nothing before it was looked at."""
     conditions = one.status.get("conditions", ())
     return next((c["message"] for c in conditions if c["reason"] == "Deleting"), "")
