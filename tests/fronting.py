@@ -269,7 +269,7 @@ class Front(msgspec.Struct):
     nginx: Rendered
     ingest: Echo
     query: Echo
-    auth: Echo
+    auth: Echo | None = None
 
     @property
     def url(self) -> str:
@@ -278,10 +278,14 @@ class Front(msgspec.Struct):
     @property
     def seen(self) -> list[dict[str, Any]]:
         """What reached a role, whichever."""
-        return [*self.ingest.seen, *self.query.seen, *self.auth.seen]
+        return [seen for one in self._roles for seen in one.seen]
+
+    @property
+    def _roles(self) -> list[Echo]:
+        return [one for one in (self.ingest, self.query, self.auth) if one is not None]
 
     def forget(self) -> None:
-        for one in (self.ingest, self.query, self.auth):
+        for one in self._roles:
             one.seen.clear()
             one.checks.clear()
             one.check_status = 405

@@ -244,6 +244,31 @@ def test_the_rule_for_secret_scanners_finds_keys_and_no_typos():
     assert [is_key(text) for text in shown] == [True, True, False]
 
 
+@pytest.mark.timeout(300)
+def test_the_how_to_of_serving_works_step_by_step(shell):
+    folder = Path(shell.env["LOGWEIR_DATA"]).parent
+    steps = commands("docs/howto/serve.md")
+    certificate, secure, send, query, down, proxied, again, alone = (
+        one.replace("/etc/logweir", str(folder)) for one in steps
+    )
+    shell.run(certificate)
+    shell.run(secure)
+    shell.run(send)
+    found = shell.find(query)
+    url = shell.status()["url"]
+    shell.run(down)
+    shell.run(proxied)
+    plain = shell.status()["url"]
+    shell.run(again)
+    shell.run(alone)
+    names = [one["name"] for one in shell.status()["processes"]]
+
+    assert "Logweir" in found
+    assert url.startswith("https://127.0.0.1:")
+    assert plain.startswith("http://127.0.0.1:")
+    assert "front" in names
+
+
 def _until_it_works(shell: Shell, command: str) -> None:
     """A tenant is served, and can be deleted once its pipelines are gone, within seconds."""
     deadline_s = time.monotonic() + FOUND_WAIT_S

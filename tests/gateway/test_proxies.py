@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx2
 import pytest
-from fronting import Echo, Front, running, serving_in_a_thread
+from fronting import KEY, Echo, Front, Rendered, running, serving_in_a_thread
+from websockets.sync.client import connect
+
+from logweir.gateway import config
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +83,47 @@ def test_a_proxy_of_another_network_is_not_believed(make_gateway):
 
     told = role.seen[0]["headers"]
     assert (told["x-forwarded-for"], told["x-forwarded-proto"]) == ("127.0.0.1", "http")
+
+
+HOW_TO = Path(__file__).parent.parent.parent / "docs" / "howto" / "serve.md"
+
+
+class Documented(Rendered):
+    """A proxy before the gateway, as the how-to has it."""
+
+    def __init__(self, gateway: config.Gateway, behind: Front) -> None:
+        super().__init__(gateway)
+        self.behind = behind
+
+    def prepare(self) -> None:
+        text = HOW_TO.read_text()
+        block = re.search(r"```nginx\n(.*?)```", text, re.DOTALL)
+        needed = re.search(r"`(map \$http_upgrade .*?)`", text)
+        assert block is not None
+        assert needed is not None
+        inner = block[1].replace("127.0.0.1:7080", f"127.0.0.1:{self.behind.nginx.gateway.port}")
+        folder = self.gateway.folder
+        places = "".join(f"{one}_temp_path {folder}/{one};" for one in ("client_body", "proxy"))
+        (folder / "nginx.conf").write_text(
+            f"pid {folder}/pid; error_log stderr; events {{}} http {{ access_log off; {places}"
+            f" {needed[1]} server {{ listen 127.0.0.1:{self.gateway.port}; {inner} }} }}"
+        )
+
+
+def test_the_proxy_of_the_how_to_passes_all_on_and_says_who_the_client_is(proxied, make_gateway):
+    proxy = Documented(make_gateway(), proxied)
+    proxy.start(proxy.log)
+    try:
+        liar = {"X-Forwarded-For": "203.0.113.9", "X-API-Key": KEY}
+        sent = httpx2.post(proxy.url + "/t/a/b/ingest", content=b"x" * 8_000_000, headers=liar)
+        with connect(proxy.url.replace("http", "ws") + "/api/v1/tail") as link:
+            link.send("through two")
+            echoed = link.recv(timeout=10)
+    finally:
+        proxy.stop()
+
+    told = sent.json()["headers"]
+    assert sent.json()["body_bytes"] == 8_000_000
+    assert told["x-forwarded-for"] == "203.0.113.9"  # this machine is itself a trusted proxy here
+    assert told["host"] == f"127.0.0.1:{proxy.gateway.port}"
+    assert echoed == "through two"

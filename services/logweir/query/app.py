@@ -223,8 +223,13 @@ async def work(binding: Path, running: life.Life, serve: web.Serve) -> None:
     await query.close()
 
 
+async def run(settings: Settings, running: life.Life) -> None:
+    """Serve in a process of its own until it is told to stop."""
+    await web.serve_role(settings, running, work)
+
+
 def main(settings: Settings) -> None:
     """Run the role in this process until SIGTERM."""
     logs.configure("query", settings.log_format)
     life.keep_freed_memory()
-    life.run(lambda running: web.serve_role(settings, running, work))
+    life.run(lambda running: run(settings, running))

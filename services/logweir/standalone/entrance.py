@@ -17,7 +17,7 @@ import msgspec
 from logweir.core import errors
 from logweir.runtime.settings import Tls
 from logweir.standalone import servers
-from logweir.standalone.folder import Folder, read_json, write_json
+from logweir.standalone.folder import DEFAULT_PORT, Folder, Ports, read_json, write_json
 
 SETTLED_S: Final = 1.0
 """A certificate and its key are replaced one after the other: both are read when both are old."""
@@ -144,6 +144,30 @@ def check(tls: Tls) -> None:
             f"{cause.strerror or cause}.",
             hint="Both are files in PEM; the certificate's has those that lead to its root.",
         ) from cause
+
+
+def choose_ports(place: Folder, port: int | None, host: str) -> Ports:
+    """Return the ports of a start: those of the last one where they are free.
+
+    Raises:
+        SetupError: the gateway's port is taken.
+    """
+    try:
+        last: Ports | None = place.ports()
+    except errors.SetupError:
+        last = None
+    gateway = port if port is not None else (last.gateway if last else DEFAULT_PORT)
+    if gateway == 0:
+        gateway = servers.free_port()
+    elif problem := servers.port_problem(gateway, host):
+        other = "hoose another port with '--port N' ('--port 0' takes a free one)."
+        hint = f"Stop it, or c{other}" if problem == servers.IN_USE else f"C{other}"
+        raise errors.SetupError(f"Port {gateway} {problem}.", hint=hint)
+    internal = [
+        wanted if wanted and servers.port_is_free(wanted) else servers.free_port()
+        for wanted in ((last.postgres, last.valkey) if last else (0, 0))
+    ]
+    return Ports(gateway, *internal)
 
 
 class Watch:

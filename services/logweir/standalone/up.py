@@ -26,7 +26,7 @@ from logweir.core.binding import JournalServer, Login, PostgresServer
 from logweir.gateway.routes import Role
 from logweir.runtime import web
 from logweir.runtime.settings import Listen, Settings
-from logweir.standalone import accounts, binaries, demo, entrance, folder, logfiles, servers
+from logweir.standalone import accounts, binaries, demo, entrance, logfiles, servers
 from logweir.standalone.accounts import Account
 from logweir.standalone.children import Child, RoleChild, RoleMain, ServerChild, die_with
 from logweir.standalone.folder import Folder, Ports, Secrets
@@ -67,7 +67,7 @@ def up(place: Folder, port: int | None, ready: Callable[[Shown], None], tell: Te
         stale.unlink(missing_ok=True)
     _end_gateway(place)
     door = entrance.read(place)
-    ports = choose_ports(place, port, door.host)
+    ports = entrance.choose_ports(place, port, door.host)
     secrets = place.secrets()
     place.write_ports(ports)
     _write_demo(place)
@@ -165,30 +165,6 @@ def _run(
             supervisor.write_status()
             ready(show(place))
             is_told = True
-
-
-def choose_ports(place: Folder, port: int | None, host: str = servers.LOOPBACK) -> Ports:
-    """Return the ports of a start: those of the last one where they are free.
-
-    Raises:
-        SetupError: the gateway's port is taken.
-    """
-    try:
-        last: Ports | None = place.ports()
-    except errors.SetupError:
-        last = None
-    gateway = port if port is not None else (last.gateway if last else folder.DEFAULT_PORT)
-    if gateway == 0:
-        gateway = servers.free_port()
-    elif problem := servers.port_problem(gateway, host):
-        other = "hoose another port with '--port N' ('--port 0' takes a free one)."
-        hint = f"Stop it, or c{other}" if problem == servers.IN_USE else f"C{other}"
-        raise errors.SetupError(f"Port {gateway} {problem}.", hint=hint)
-    internal = [
-        wanted if wanted and servers.port_is_free(wanted) else servers.free_port()
-        for wanted in ((last.postgres, last.valkey) if last else (0, 0))
-    ]
-    return Ports(gateway, *internal)
 
 
 def _write_demo(place: Folder) -> None:
