@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from querying import HOUR_NS, MINUTE_NS, Query, Row, fill, merge_some, random_query, store_rows
 
-from logweir.core import errors
+from logweir.core import access, errors
 from logweir.core.labels import LabelTable
-from logweir.query import access, count, engine, params, tally
+from logweir.query import count, engine, params, tally
 from logweir.query import plan as planning
 
 SEEDS = [1, 2]

@@ -8,8 +8,8 @@ import pytest
 from tailing import append
 
 from logweir.backends.journal_tail import TailReader
-from logweir.core import errors, ids
-from logweir.query import access, hub, params, tail
+from logweir.core import access, errors, ids
+from logweir.query import hub, params, tail
 from logweir.query import plan as planning
 
 
