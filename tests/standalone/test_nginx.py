@@ -121,7 +121,7 @@ from pathlib import Path
 from logweir.standalone import accounts, servers
 from logweir.standalone.nginx import Nginx
 place, ingest, query = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-server = Nginx(place / "gateway", servers.free_port(), ingest, query, accounts.choose())
+server = Nginx(place / "gateway", servers.free_port(), ingest, query, query, accounts.choose())
 server.start(place / "log")
 request = urllib.request.Request(f"http://127.0.0.1:{server.port}/ingest", b"x" * 1000000)
 with urllib.request.urlopen(request) as answer:
