@@ -34,7 +34,7 @@ def logweir(
 
 COMMANDS = [
     *("up", "status", "down", "logs", "doctor"),
-    *("apply", "get", "delete", "send", "query", "tail", "keys", "run"),
+    *("apply", "get", "delete", "release", "send", "query", "tail", "usage", "keys", "run"),
 ]
 
 
@@ -119,6 +119,7 @@ def test_wrong_use_is_said_with_exit_code_two(arguments, words):
         pytest.param(["tail"], id="tail"),
         pytest.param(["get", "all"], id="get"),
         pytest.param(["delete", "lt", "demo"], id="delete"),
+        pytest.param(["release", "acme"], id="release"),
     ],
 )
 def test_where_nothing_runs_the_fix_is_said(tmp_path, arguments):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import json
 import os
 import re
@@ -148,7 +150,8 @@ def test_a_newcomer_gets_from_the_readme_to_a_found_line(shell):
 @pytest.mark.timeout(300)
 def test_the_how_to_of_tenants_works_step_by_step(shell):
     shell.run("logweir up --detach")
-    applied, listed, _, sent, found, *deleted = commands("docs/howto/tenants.md")
+    applied, listed, _, sent, found, *rest = commands("docs/howto/tenants.md")
+    deleted, (adopted, found_again) = rest[:-2], rest[-2:]
     said = shell.run(applied)
     shell.run(listed)
     deadline_s = time.monotonic() + FOUND_WAIT_S
@@ -161,6 +164,8 @@ def test_the_how_to_of_tenants_works_step_by_step(shell):
     lines = shell.find(found)
     for one in deleted:
         shell.run(one) if "logpipeline" in one else _until_it_works(shell, one)
+    shell.run(adopted)
+    _until_it_works(shell, found_again)
 
     assert said.splitlines() == [
         "logtenant.logweir.dev/acme created",
@@ -168,6 +173,25 @@ def test_the_how_to_of_tenants_works_step_by_step(shell):
     ]
     assert set(keys["keys"]) == {"shop-servers", "support"}
     assert "ledger" in lines
+    assert shell.find(found_again) == lines
+
+
+@pytest.mark.timeout(300)
+def test_the_how_to_of_limits_works_step_by_step(shell):
+    shell.run("logweir up --detach")
+    applied, sent, listed, table, total = commands("docs/howto/limits.md")
+    said = shell.run(applied)
+    _until_it_works(shell, sent)
+    shell.find("logweir query --tenant globex")
+    tenants = shell.run(listed)
+    days = shell.run(table)
+    rows = list(csv.DictReader(io.StringIO(shell.run(total))))
+
+    assert "logpipeline.logweir.dev/debug created" in said
+    assert "STORED" in tenants
+    assert " web " in days
+    lines = sum(1 for one in (ROOT / "README.md").read_text().splitlines() if one.strip())
+    assert [(one["pipeline"], one["stored"]) for one in rows] == [("web", str(lines))]
 
 
 @pytest.mark.timeout(300)
@@ -218,6 +242,31 @@ def test_the_rule_for_secret_scanners_finds_keys_and_no_typos():
         assert is_key(text) == (keys.decode(text) is not None)
     assert all(map(is_key, made))
     assert [is_key(text) for text in shown] == [True, True, False]
+
+
+@pytest.mark.timeout(300)
+def test_the_how_to_of_serving_works_step_by_step(shell):
+    folder = Path(shell.env["LOGWEIR_DATA"]).parent
+    steps = commands("docs/howto/serve.md")
+    certificate, secure, send, query, down, proxied, again, alone = (
+        one.replace("/etc/logweir", str(folder)) for one in steps
+    )
+    shell.run(certificate)
+    shell.run(secure)
+    shell.run(send)
+    found = shell.find(query)
+    url = shell.status()["url"]
+    shell.run(down)
+    shell.run(proxied)
+    plain = shell.status()["url"]
+    shell.run(again)
+    shell.run(alone)
+    names = [one["name"] for one in shell.status()["processes"]]
+
+    assert "Logweir" in found
+    assert url.startswith("https://127.0.0.1:")
+    assert plain.startswith("http://127.0.0.1:")
+    assert "front" in names
 
 
 def _until_it_works(shell: Shell, command: str) -> None:

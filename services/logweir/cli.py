@@ -2,7 +2,8 @@
 
     logweir up | status | down | logs | doctor       one machine (standalone/)
     logweir apply | get | delete                     its resources, by kubectl's words
-    logweir send | query | tail                      any Logweir, over HTTP (client/)
+    logweir release                                  the id of a deleted tenant
+    logweir send | query | tail | usage              any Logweir, over HTTP (client/)
     logweir keys create | list | roll | revoke       likewise; keys check needs none (cli_keys.py)
     logweir run ROLE                                 one role, in a pod
 
@@ -84,14 +85,39 @@ def _say(text: str) -> None:
 def up(
     data: Data = None,
     port: Port = None,
+    listen: Annotated[
+        str | None, typer.Option(help="Address to serve; 0.0.0.0 or :: for other machines.")
+    ] = None,
+    tls_cert: Annotated[
+        str | None, typer.Option(help="Certificate and its chain, PEM; '' is none any more.")
+    ] = None,
+    tls_key: Annotated[str | None, typer.Option(help="Its key, PEM.")] = None,
+    trusted_proxy: Annotated[
+        list[str] | None,
+        typer.Option(help="Network whose X-Forwarded-For is believed; '' is none any more."),
+    ] = None,
+    nginx: Annotated[
+        bool | None, typer.Option("--nginx/--no-nginx", help="Without it: one Python process.")
+    ] = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when ready.")] = False,
 ) -> None:
-    """Start all of Logweir on this machine; Ctrl-C stops it."""
+    """Start all of Logweir on this machine; Ctrl-C stops it. It keeps how clients come in."""
+    from logweir.standalone import entrance
     from logweir.standalone import up as standing
     from logweir.standalone.status import welcome
 
     _arm_failpoints()
     place, program = _folder(data), _program()
+    chosen = entrance.choose(
+        place,
+        host=listen,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        trusted_proxies=trusted_proxy,
+        with_nginx=nginx,
+    )
+    if chosen.warning:
+        _say(f"- {chosen.warning}")
     where = f" --data {data}" if data else ""
     if detach:
         shown = standing.detach(place, port)
@@ -250,7 +276,7 @@ def delete(
     wait: Annotated[bool, typer.Option(help="Return when they are gone.")] = True,
     data: Data = None,
 ) -> None:
-    """Delete resources; a pipeline drains first, a tenant's data stays (deletionPolicy)."""
+    """Delete resources; journals drain first, a tenant's data stays (deletionPolicy)."""
     from logweir.standalone import objects
 
     kind, name = _kind_and_name(kind, name)
@@ -281,9 +307,30 @@ async def _delete(control: Control, wanted: list[ObjectKey], *, wait: bool) -> N
                 _say(f"error: {problem}")
             problem = error
     if wait:
-        await objects.until_gone(control, wanted)
+        await objects.until_gone(control, wanted, _say)
     if problem is not None:
         raise problem
+
+
+@app.command(rich_help_panel=_RESOURCES)
+def release(
+    tenant: Annotated[str, typer.Argument(help="The spec.tenantId of a tenant that was deleted.")],
+    data: Data = None,
+) -> None:
+    """Let the id of a deleted tenant be given again: to whoever asks for it first."""
+    from logweir.core import names
+
+    wanted = names.tenant_id(tenant)
+
+    async def work(control: Control) -> None:
+        if not await control.release_tenant_id(wanted):
+            raise errors.NotFoundError(
+                f"No deleted tenant has had the id {tenant!r}.",
+                hint="Only ids that are retired (deletionPolicy Delete) can be released.",
+            )
+        print(f"tenant id {tenant!r} released")
+
+    _with_control(data, work)
 
 
 def _kind_and_name(kind: str, name: str) -> tuple[str, str]:
@@ -341,7 +388,7 @@ def _target(
 ) -> Target:
     """Where to send or read: what was given, or the running `up`."""
     from logweir.client.api import Target
-    from logweir.standalone import listing
+    from logweir.standalone import entrance, listing
 
     if url and key:
         return Target(url, key)
@@ -353,7 +400,9 @@ def _target(
             f"Nothing runs in {place.path}, and no URL and key are given.",
             hint="Start one with 'logweir up', or set LOGWEIR_URL and LOGWEIR_KEY.",
         )
-    return Target(*listing.address(place, tenant, pipeline, prefix))
+    tls = entrance.read(place).tls
+    shown = tls.certificate if tls else ""
+    return Target(*listing.address(place, tenant, pipeline, prefix), certificate=shown)
 
 
 @app.command(rich_help_panel=_CLIENT)
@@ -441,6 +490,28 @@ def tail(
     with terminal.explained(text):
         records = read.tail(target, asked, last, lambda line: _say(f"- {line}"), terminal.is_read)
         terminal.show_records(records, form, color, is_live=True)
+
+
+@app.command(rich_help_panel=_CLIENT)
+def usage(
+    since: Annotated[str, typer.Option(help="Begin of the range: 7d ago, or a time.")] = "",
+    until: Annotated[str, typer.Option(help="End of the range; without it: now.")] = "",
+    by: Annotated[str, typer.Option(help="hour, day or total.")] = "day",
+    output: Annotated[str, typer.Option("-o", "--output", help="table, json or csv.")] = "table",
+    url: Url = "",
+    key: Key = "",
+    tenant: TenantName = "",
+    data: Data = None,
+) -> None:
+    """Show requests, records and bytes of each pipeline, and what was refused."""
+    from logweir.client import terminal
+    from logweir.client import usage as using
+
+    _choice("--by", by, ("hour", "day", "total"))
+    _choice("--output", output, ("table", "json", "csv"))
+    start, end = terminal.moment(since), terminal.moment(until)
+    target = _target(url, key, data, tenant, "", "lwa_")
+    print(using.text(target, {"start": start, "end": end, "step": by}, output))
 
 
 def _look(output: str, color: str) -> Form:

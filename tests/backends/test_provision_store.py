@@ -200,7 +200,7 @@ def test_a_changed_retention_and_other_limits_are_applied_by_the_next_run(postgr
     provide(postgres, roots, longer, provision.Limits(buffer_bytes=1, connection_limit=7))
 
     found = catalog(postgres, row.id)
-    assert found["settings"] == "[(True, 90, 'month')]"
+    assert found["settings"] == "[(True, 90, 'month', None)]"
     assert found["roles"].count(", 7, ") == 3
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from fronting import KEY
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -13,7 +14,7 @@ from logweir.gateway.routes import HIDDEN, ROUTES
 
 def ask(front, path: str) -> tuple[int, dict]:
     """Send the path as it is written; returns the status and the answer's JSON."""
-    sent = f"GET {path} HTTP/1.1\r\nHost: logs\r\nConnection: close\r\n\r\n"
+    sent = f"GET {path} HTTP/1.1\r\nHost: logs\r\nX-API-Key: {KEY}\r\nConnection: close\r\n\r\n"
     head, _, body = front.nginx.raw(sent.encode("latin-1")).partition(b"\r\n\r\n")
     return int(head.split()[1]), json.loads(body)
 

@@ -13,6 +13,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -232,18 +233,20 @@ def make_app(auth: Auth) -> FastAPI:
     return app
 
 
-async def run(settings: Settings, running: life.Life) -> None:
-    """Serve until the process is told to stop."""
-    if settings.http is None:
-        raise errors.SetupError("The auth role needs an address for its API.")
+async def work(binding: Path, running: life.Life, serve: web.Serve) -> None:
+    """Be the role until `serve` returns: no request is left."""
     auth = Auth()
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(web.serve_ops(settings.ops, running))
-        tasks.create_task(bindings.follow(settings.binding, AuthBinding, auth.bind, running))
+        tasks.create_task(bindings.follow(binding, AuthBinding, auth.bind, running))
         tasks.create_task(auth.watch.follow(running))
         tasks.create_task(auth.teller.follow(running))
-        await web.serve(make_app(auth), settings.http, running)
+        await serve(make_app(auth))
     await auth.close()
+
+
+async def run(settings: Settings, running: life.Life) -> None:
+    """Serve in a process of its own until it is told to stop."""
+    await web.serve_role(settings, running, work)
 
 
 def main(settings: Settings) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.resources
+import math
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from typing import Any, cast
 
@@ -18,11 +19,11 @@ from redis import asyncio as redis
 from redis import exceptions
 
 from logweir.backends import failpoint, redis_client
-from logweir.core import errors, ids, names
+from logweir.core import bounds, errors, ids, names
 from logweir.core.binding import JournalServer, Login
 from logweir.core.names import PipelineId, TenantId
 
-LIBRARY_VERSION = "logweir-1"
+LIBRARY_VERSION = "logweir-2"
 """What lw_version answers when the right library is loaded."""
 
 ACK_BATCH = 2000
@@ -164,7 +165,8 @@ class Appender:
             keyed: those that have a key.
 
         Raises:
-            OverLimitError: the tenant's buffer is full or its rate in debt.
+            OverLimitError: the tenant's buffer is full, its rate in debt, or too much is stored.
+            TooLargeError: the block is larger than the tenant's buffer.
             ForbiddenError: the tenant or the pipeline is read-only or being deleted.
             UnavailableError: the journal did not answer, or is not set up; send again.
         """
@@ -233,6 +235,11 @@ def _appended(answer: list[Any]) -> Appended | AllRepeated | Conflicts:
         return AllRepeated(_markers(answer[1:]))
     if kind == b"CONFLICT":
         return Conflicts(frozenset(int(index) for index in answer[1:]))
+    if kind == b"LARGE":
+        raise errors.TooLargeError(
+            f"The request is larger than the buffer of this tenant, {int(answer[1])} bytes.",
+            hint="Send several requests; quotas.bufferBytes is the buffer.",
+        )
     if kind == b"FULL":
         raise errors.OverLimitError(
             "The buffer of this tenant is full: records arrive faster than they are stored.",
@@ -241,10 +248,18 @@ def _appended(answer: list[Any]) -> Appended | AllRepeated | Conflicts:
             hint="Send again later; a larger quotas.bufferBytes or more collectors help.",
         )
     if kind == b"RATE":
+        wait_s = int(answer[1]) / 1e6
         raise errors.OverLimitError(
-            "This tenant is over its rate.",
-            retry_after_s=int(answer[1]) / 1e6,
-            hint="Send again later; the rate is quotas.recordsPerSecond and bytesPerSecond.",
+            f"This tenant is over its rate for another {math.ceil(wait_s)} s.",
+            retry_after_s=wait_s,
+            hint="Send again then; the rate is quotas.recordsPerSecond and bytesPerSecond.",
+        )
+    if kind == b"STORED":
+        raise errors.OverLimitError(
+            "This tenant has stored as much as it may.",
+            retry_after_s=bounds.STORED_LOOK_S + bounds.STORED_READ_S,
+            hint="It is looked at again by then; a larger quotas.storedBytes helps at once,"
+            " a shorter retention as soon as records go.",
         )
     if kind == b"STATE" and answer[1] != b"provisioning":
         raise errors.ForbiddenError(f"Ingest of this tenant is closed: {answer[1].decode()}.")

@@ -203,10 +203,14 @@ def provision_store(operator: str, tenant: Tenant, roots: Roots, limits: Limits)
         for kind in _SETTINGS:
             _provision_login(connection, tenant, roots, kind, limits)
         connection.execute(
-            sql.SQL("update {}.settings set retention_days = %s where retention_days <> %s").format(
-                sql.Identifier(schema)
-            ),
-            [tenant.retention_days, tenant.retention_days],
+            sql.SQL(
+                "with changed as (update {0}.settings set retention_days = %(days)s,"
+                " retention_bytes = %(bytes)s where (retention_days, retention_bytes)"
+                " is distinct from (%(days)s, %(bytes)s::int8) returning 1)"
+                # What was to go by other rules is to be decided again.
+                " update {0}.storage set leaving_until = null where exists (select from changed)"
+            ).format(sql.Identifier(schema)),
+            {"days": tenant.retention_days, "bytes": tenant.retention_bytes},
         )
         connection.execute(
             sql.SQL(
@@ -248,14 +252,19 @@ _GRANTS: Final[Mapping[LoginKind, Sequence[str]]] = {
     "r": (
         "grant usage on schema {schema} to {who}",
         "grant select on {schema}.segments, {schema}.ledger, {schema}.quarantine,"
-        " {schema}.usage, {schema}.settings to {who}",
+        " {schema}.usage, {schema}.settings, {schema}.storage to {who}",
     ),
     "k": (
         "grant usage on schema {schema} to {who}",
         # By name: what a partition or Alembic's table may be used for is nobody's to say.
         "grant select, insert, update, delete on {schema}.segments, {schema}.ledger,"
-        " {schema}.producers, {schema}.quarantine, {schema}.usage, {schema}.settings to {who}",
-        "grant execute on function {schema}.ensure_partition(int8) to {who}",
+        " {schema}.producers, {schema}.quarantine, {schema}.usage to {who}",
+        # How long records are kept is the operator's to say, also to who deletes them.
+        "revoke insert, update, delete on {schema}.settings from {who}",
+        "grant select, update (partition_width) on {schema}.settings to {who}",
+        "grant select, update (stored_bytes, oldest_ns, next_drop_ns) on {schema}.storage to {who}",
+        "grant execute on function {schema}.ensure_partition(int8), {schema}.drop_partition(int8),"
+        " {schema}.change_usage(int4, int8), {schema}.correct_usage() to {who}",
     ),
 }
 
@@ -301,7 +310,7 @@ async def bootstrap_journal(operator: redis.Redis) -> None:
     if await _is_off(operator, "default") and not await _can_replay(operator):
         # Nobody can be a user that is off, so its rights open nothing.
         await journal.command(operator, "ACL", "SETUSER", "default", *_REPLAY_RULES)
-        await _save_acl(operator)
+        await save_acl(operator)
 
 
 async def bootstrap_auth_user(operator: redis.Redis, roots: Roots) -> None:
@@ -310,7 +319,7 @@ async def bootstrap_auth_user(operator: redis.Redis, roots: Roots) -> None:
     await journal.command(
         operator, "ACL", "SETUSER", JOURNAL_AUTH, "reset", "on", f"#{digest}", *_AUTH_RULES
     )
-    await _save_acl(operator)
+    await save_acl(operator)
 
 
 async def _is_off(operator: redis.Redis, user: str) -> bool:
@@ -345,7 +354,7 @@ async def provision_journal(
         user = names.redis_user(tenant.id, kind)
         digest = hashlib.sha256(journal_password(roots, tenant, user).encode()).hexdigest()
         await journal.command(operator, "ACL", "SETUSER", user, "reset", "on", f"#{digest}", *rules)
-    await _save_acl(operator)
+    await save_acl(operator)
     state = "active" if tenant.state == "active" else tenant.state
     await _set(
         operator,
@@ -377,11 +386,16 @@ async def provision_journal(
         )
 
 
+async def set_stored(operator: redis.Redis, tenant: TenantId, *, is_over: bool) -> None:
+    """Tell a tenant's journal whether more is stored than may be: then it takes nothing."""
+    await _set(operator, names.journal_tenant(tenant) + "m", {"stored": "over" if is_over else ""})
+
+
 async def _set(operator: redis.Redis, key: str, values: Mapping[str, object]) -> None:
     await operator.hset(key, mapping={k: str(v) for k, v in values.items()})
 
 
-async def _save_acl(operator: redis.Redis) -> None:
+async def save_acl(operator: redis.Redis) -> None:
     """Users live in the server's memory until they are saved to its aclfile."""
     try:
         await journal.command(operator, "ACL", "SAVE")

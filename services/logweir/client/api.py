@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final, TypeVar
 
 import httpx2
@@ -12,6 +14,7 @@ import msgspec
 from logweir.core import errors
 
 TIMEOUT_S: Final = 60.0
+_END_OF_CERTIFICATE: Final = "-----END CERTIFICATE-----"
 _PREFIX = re.compile(r"/t/[^/]+(?:/[^/]*)?/?$")
 Kind = TypeVar("Kind")
 _encode = msgspec.json.Encoder().encode
@@ -23,6 +26,9 @@ class Target(msgspec.Struct, frozen=True):
 
     url: str
     key: str
+    certificate: str = ""
+    """File with the one certificate that this server shows, whatever name stands in it; without
+    it the system's authorities and the name in the URL decide."""
 
     def __post_init__(self) -> None:
         if not re.match(r"https?://[^/]", self.url):
@@ -47,6 +53,27 @@ class Target(msgspec.Struct, frozen=True):
         """The key, as a header."""
         return {"authorization": f"Bearer {self.key}"}
 
+    def tls(self) -> ssl.SSLContext | None:
+        """Return how the server is known by TLS; None: as everywhere.
+
+        Raises:
+            SetupError: the certificate cannot be read.
+        """
+        if not self.certificate:
+            return None
+        try:
+            text = Path(self.certificate).read_text(encoding="ascii")
+            first, end, _ = text.partition(_END_OF_CERTIFICATE)
+            context = ssl.create_default_context(cadata=first + end)
+        except (OSError, ValueError) as cause:
+            raise errors.SetupError(
+                f"Cannot read the certificate {self.certificate}: {cause}.",
+                hint="'logweir up' was given it with '--tls-cert'.",
+            ) from cause
+        context.check_hostname = False
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        return context
+
 
 class AnswerError(errors.LogweirError):
     """The server refused, in its own words."""
@@ -62,7 +89,13 @@ class AnswerError(errors.LogweirError):
 
 def client(target: Target) -> httpx2.Client:
     """Return an HTTP client with the target's key."""
-    return httpx2.Client(headers=target.headers, timeout=TIMEOUT_S, trust_env=False)
+    context = target.tls()
+    return httpx2.Client(
+        headers=target.headers,
+        timeout=TIMEOUT_S,
+        trust_env=False,
+        verify=True if context is None else context,
+    )
 
 
 def get(

@@ -114,7 +114,7 @@ class KeyConflictError(LogweirError):
 
 
 class OverLimitError(LogweirError):
-    """The tenant is over its rate or its buffer.
+    """The tenant is over its rate, its buffer or what it may store.
 
     `retry_after_s` is when to come back, `sure_s` how long nothing is sure to be taken.
     """

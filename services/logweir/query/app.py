@@ -13,6 +13,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Final
 
 from fastapi import FastAPI, Request, WebSocket
@@ -20,7 +21,7 @@ from starlette.responses import Response
 
 from logweir.core import access, errors, keys
 from logweir.core.binding import QueryBinding
-from logweir.query import api, live, params
+from logweir.query import api, live, params, usage
 from logweir.query.engine import CancelledQueryError
 from logweir.query.tenants import Tenants
 from logweir.runtime import bindings, life, logs, metrics, web
@@ -188,6 +189,15 @@ def make_app(query: Query) -> FastAPI:
     async def _fields(request: Request) -> Response:
         return await query.answer(request, "fields", api.FIELDS, api.fields_of)
 
+    @app.api_route("/api/v1/usage", methods=methods)
+    async def _usage(request: Request) -> Response:
+        is_csv = usage.CSV in request.headers.get("accept", "")
+
+        async def used(asked: api.Asked) -> api.Answer:
+            return await usage.usage(asked, is_csv=is_csv)
+
+        return await query.answer(request, "usage", usage.PARAMETERS, used)
+
     @app.get("/api/v1/receipts/{receipt}")
     async def _receipt(request: Request) -> Response:
         async def receipt(asked: api.Asked) -> api.Answer:
@@ -202,18 +212,20 @@ def make_app(query: Query) -> FastAPI:
     return app
 
 
-async def run(settings: Settings, running: life.Life) -> None:
-    """Serve until the process is told to stop."""
-    if settings.http is None:
-        raise errors.SetupError("The query role needs an address for its API.")
+async def work(binding: Path, running: life.Life, serve: web.Serve) -> None:
+    """Be the role until `serve` returns: no request is left."""
     query = Query()
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(web.serve_ops(settings.ops, running))
-        tasks.create_task(bindings.follow(settings.binding, QueryBinding, query.bind, running))
+        tasks.create_task(bindings.follow(binding, QueryBinding, query.bind, running))
         tasks.create_task(query.watch.follow(running))
         tasks.create_task(query.keep(running))
-        await web.serve(make_app(query), settings.http, running)
+        await serve(make_app(query))
     await query.close()
+
+
+async def run(settings: Settings, running: life.Life) -> None:
+    """Serve in a process of its own until it is told to stop."""
+    await web.serve_role(settings, running, work)
 
 
 def main(settings: Settings) -> None:

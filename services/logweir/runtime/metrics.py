@@ -136,6 +136,35 @@ KEEPER_PRUNED_ROWS = Counter(
     "Rows of ledgers that were deleted because nothing needs them any more.",
     ["table"],
 )
+KEEPER_DROPPED_PARTITIONS = Counter(
+    "logweir_keeper_dropped_partitions_total",
+    "Partitions that were dropped because all in them had expired.",
+)
+KEEPER_EXPIRED_SEGMENTS = Counter(
+    "logweir_keeper_expired_segments_total",
+    "Segments that were deleted because of their age, or because the tenant keeps fewer bytes.",
+)
+KEEPER_CORRECTED_BYTES = Counter(
+    "logweir_keeper_corrected_usage_bytes_total",
+    "Bytes by which usage did not add up with the segments. It moves after an upgrade from a"
+    " program that did not follow merges; later, somebody changes segments by hand.",
+)
+TENANT_STORED_BYTES = Gauge(
+    "logweir_tenant_stored_bytes",
+    "Bytes of a tenant's segments; over quotas.storedBytes ingest answers 429.",
+    ["tenant"],
+)
+TENANT_OLDEST_RECORD = Gauge(
+    "logweir_tenant_oldest_record_timestamp_seconds",
+    "Time of the oldest record that is stored; 0: there is none.",
+    ["tenant"],
+)
+TENANT_NEXT_DROP = Gauge(
+    "logweir_tenant_next_drop_timestamp_seconds",
+    "When the next records go because of their age; 0: there are none. Long ago: a query that"
+    " runs for very long holds it up, or no keeper runs.",
+    ["tenant"],
+)
 KEEPER_FAILING_TENANTS = Gauge(
     "logweir_keeper_failing_tenants",
     "Tenants whose last visit by this keeper failed; the reason is in its log.",

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from logweir.backends import control, store
-from logweir.core import access, errors
+from logweir.core import access, errors, states
 from logweir.core.binding import Login, PostgresServer
 from logweir.runtime import metrics
 from logweir.runtime.life import Life
@@ -54,7 +54,7 @@ def _tenant(row: control.Tenant, pipelines: dict[Any, access.Pipeline]) -> acces
     quotas = row.spec.get("quotas") or {}
     return access.Tenant(
         id=row.id,
-        is_deleting=row.state == "deleting",
+        is_deleting=row.state in states.LEAVING,
         reader_slot=row.reader_slot,
         reader_revision=row.reader_revision,
         redis_revision=row.redis_revision,

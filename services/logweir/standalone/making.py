@@ -24,6 +24,7 @@ from logweir.backends.control import (
     Control,
     IdentityClaimedError,
     Pipeline,
+    StoredObject,
     Tenant,
     revocations,
 )
@@ -37,7 +38,6 @@ from logweir_operator.model import LogPipeline, LogTenant
 logger = logging.getLogger(__name__)
 
 CLUSTER: Final = "up"
-MADE_STATES: Final = ("active", "readonly")
 RETRY_S: Final = (1.0, 30.0)
 BUFFER_SHARE: Final = 2
 """One tenant may fill the journal's memory divided by this, whatever its quota says."""
@@ -56,11 +56,11 @@ class Work(msgspec.Struct, eq=False):
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """A LogTenant with the pipelines that refer to it, and its row when it has one."""
+    """A LogTenant with the pipelines that refer to it; `is_made`: its row says so."""
 
     live: Live
     resource: LogTenant
-    row: Tenant | None
+    is_made: bool
     pipelines: Sequence[tuple[str, LogPipeline]]
 
     @property
@@ -101,14 +101,15 @@ class Maker:
         work = self._works.setdefault(wanted.live.key, Work())
         now = wanted.fingerprint
         is_changed = now != work.tried
-        if work.done == now or (time.monotonic() < work.retry_at_s and not is_changed):
+        is_done = work.done == now and wanted.is_made
+        if is_done or (time.monotonic() < work.retry_at_s and not is_changed):
             return
         work.tried = now
         name = wanted.live.stored.name
         try:
             texts = await self._provision(wanted)
         except IdentityClaimedError as error:
-            work.claimed_by_other, work.problem = True, error.message
+            work.claimed_by_other, work.problem = True, str(error)
         except Exception as error:
             problem = str(error) or type(error).__name__
             if problem != work.problem:
@@ -125,17 +126,7 @@ class Maker:
     async def _provision(self, wanted: Wanted) -> dict[str, str]:
         """Make all of a tenant; return the texts of its keys."""
         stored, spec = wanted.live.stored, wanted.resource.spec
-        if spec.tenant_id:
-            tenant_id = spec.tenant_id
-        elif wanted.row is not None:
-            tenant_id = wanted.row.id
-        else:
-            tenant_id = plan.generated_tenant_id(os.urandom(16))
-        row = await self._control.claim_tenant(
-            TenantId(tenant_id), CLUSTER, stored.namespace, stored.name
-        )
-        if spec.tenant_id and row.id != spec.tenant_id:
-            raise IdentityClaimedError(f"This LogTenant has the id {row.id!r} already.")
+        row = await self._claim(stored, spec.tenant_id)
         state, days = "readonly" if spec.read_only else "active", spec.retention.days
         row = msgspec.structs.replace(row, state=state, retention_days=days, spec=stored.spec)
         pipelines = [
@@ -154,6 +145,20 @@ class Maker:
         # Last of all: a row in one of these states says that its place was made once.
         await self._control.set_tenant(row.id, state, days, stored.spec)
         return texts
+
+    async def _claim(self, stored: StoredObject, wanted_id: str | None) -> Tenant:
+        """Return the tenant of a LogTenant: its own, one that was kept for it, or a new one."""
+        tenant_id = TenantId(wanted_id) if wanted_id else plan.generated_tenant_id(os.urandom(16))
+        row = await self._control.claim_tenant(tenant_id, CLUSTER, stored.namespace, stored.name)
+        if wanted_id and row.id != wanted_id:
+            raise IdentityClaimedError(
+                f"This LogTenant has the id {row.id!r} already.",
+                hint=f"Set spec.tenantId to it, or leave it out: its data is kept as {row.id!r}.",
+            )
+        if row.state == "retained":
+            # Before anything is opened again: a deletion that comes now must close it again.
+            await self._control.adopt_tenant(row.id)
+        return row
 
     async def _make_keys(
         self, row: Tenant, resource: LogTenant, pipelines: Sequence[Pipeline]
