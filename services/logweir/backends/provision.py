@@ -124,6 +124,12 @@ def bootstrap_store(superuser: str, roots: Roots) -> None:
     with psycopg.connect(superuser, autocommit=True) as connection:
         for login, options in ((OPERATOR, "CREATEROLE"), (QUERY, ""), (KEEPER, ""), (AUTH, "")):
             _ensure_login(connection, login, platform_password(roots, login), options)
+        # One that froze while it changes a tenant's keys must not keep the operator from them.
+        connection.execute(
+            sql.SQL("alter role {} set idle_in_transaction_session_timeout = '5s'").format(
+                sql.Identifier(AUTH)
+            )
+        )
         exists = connection.execute(
             "select 1 from pg_database where datname = %s", [DATABASE]
         ).fetchone()
