@@ -240,6 +240,7 @@ def test_a_trusted_proxy_says_who_the_client_is(told, client):
     headers = [(b"x-forwarded-for", told.encode()), (b"x-forwarded-proto", b"https")]
 
     assert asgi.Client(TRUSTED).of("127.0.0.1", "http", headers) == (client, "https")
+    assert asgi.Client(TRUSTED).of("::ffff:127.0.0.1", "http", headers) == (client, "https")
     assert asgi.Client(TRUSTED).of("192.0.2.1", "http", headers) == ("192.0.2.1", "http")
     assert asgi.Client(()).of("127.0.0.1", "http", headers) == ("127.0.0.1", "http")
 
