@@ -1,4 +1,4 @@
-"""A real NGINX with the rendered configuration, in front of two roles that tell what they saw."""
+"""A real NGINX with the rendered configuration, in front of roles that tell what they saw."""
 
 from __future__ import annotations
 
@@ -264,11 +264,12 @@ def fed_until_cut(link: socket.socket, byte: bytes) -> bool:
 
 
 class Front(msgspec.Struct):
-    """A gateway with its two roles."""
+    """A gateway with its roles."""
 
     nginx: Rendered
     ingest: Echo
     query: Echo
+    auth: Echo | None = None
 
     @property
     def url(self) -> str:
@@ -277,10 +278,14 @@ class Front(msgspec.Struct):
     @property
     def seen(self) -> list[dict[str, Any]]:
         """What reached a role, whichever."""
-        return [*self.ingest.seen, *self.query.seen]
+        return [seen for one in self._roles for seen in one.seen]
+
+    @property
+    def _roles(self) -> list[Echo]:
+        return [one for one in (self.ingest, self.query, self.auth) if one is not None]
 
     def forget(self) -> None:
-        for one in (self.ingest, self.query):
+        for one in self._roles:
             one.seen.clear()
             one.checks.clear()
             one.check_status = 405

@@ -54,10 +54,10 @@ def make_gateway(gateway_folder: Path) -> Callable[..., config.Gateway]:
 
 @pytest.fixture(scope="session")
 def session_front(make_gateway: Callable[..., config.Gateway]) -> Iterator[Front]:
-    ingest, query = Echo("ingest"), Echo("query")
-    gateway = make_gateway(ingest=(ingest.address,), query=(query.address,))
-    with serving_in_a_thread(ingest, query), running(gateway) as nginx:
-        yield Front(nginx, ingest, query)
+    roles = [Echo(name) for name in ("ingest", "query", "auth")]
+    gateway = make_gateway(**{one.name: (one.address,) for one in roles})
+    with serving_in_a_thread(*roles), running(gateway) as nginx:
+        yield Front(nginx, *roles)
 
 
 @pytest.fixture

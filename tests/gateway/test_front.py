@@ -39,16 +39,20 @@ TOLD = (
 
 
 class InProcess(Echo):
-    """The front, served as an `up` without NGINX serves it, before two roles in this process."""
+    """The front, served as an `up` without NGINX serves it, before the roles in this process."""
 
     def __init__(self, trusted: tuple[str, ...] = ()) -> None:
         super().__init__("front")
         self.protocol = PublicProtocol
-        self.ingest, self.query = Echo("ingest"), Echo("query")
-        for one in (self.ingest, self.query):
+        self.ingest, self.query, self.auth = Echo("ingest"), Echo("query"), Echo("auth")
+        for one in (self.ingest, self.query, self.auth):
             one.socket.close()  # in this process nobody connects to them
-        apps: dict[Any, web.Asgi] = {"ingest": self.ingest, "query": self.query}
-        self.front = asgi.Front(apps, ("ingest", "query"), trusted)
+        apps: dict[Any, web.Asgi] = {
+            "ingest": self.ingest,
+            "query": self.query,
+            "auth": self.auth,
+        }
+        self.front = asgi.Front(apps, ("ingest", "query", "auth"), trusted)
 
     async def __call__(self, scope: web.Scope, receive: web.Receive, send: web.Send) -> None:
         await self.front(scope, receive, send)

@@ -26,8 +26,8 @@ from logweir.standalone.nginx import Nginx
 
 @pytest.fixture(scope="module")
 def roles() -> Iterator[dict[str, Echo]]:
-    """Two roles, and a second query role to change to."""
-    found = {name: Echo(name) for name in ("ingest", "query", "other")}
+    """The roles, and a second query role to change to."""
+    found = {name: Echo(name) for name in ("ingest", "query", "auth", "other")}
     with serving_in_a_thread(*found.values()):
         yield found
 

@@ -16,7 +16,8 @@ from logweir.core import errors
 TIMEOUT_S: Final = 60.0
 _END_OF_CERTIFICATE: Final = "-----END CERTIFICATE-----"
 _PREFIX = re.compile(r"/t/[^/]+(?:/[^/]*)?/?$")
-_Kind = TypeVar("_Kind")
+Kind = TypeVar("Kind")
+_encode = msgspec.json.Encoder().encode
 _POSITION = re.compile(r"\(line (\d+), column (\d+)\)")
 
 
@@ -98,23 +99,44 @@ def client(target: Target) -> httpx2.Client:
 
 
 def get(
-    http: httpx2.Client, target: Target, path: str, params: Mapping[str, str], kind: type[_Kind]
-) -> _Kind:
+    http: httpx2.Client, target: Target, path: str, params: Mapping[str, str], kind: type[Kind]
+) -> Kind:
     """Return the JSON of a GET of the read API.
 
     Raises:
         AnswerError: the server refused, or this is no Logweir.
         UnavailableError: there is no answer.
     """
+    return decode(send(http, target, "GET", path, params=params), kind)
+
+
+def send(
+    http: httpx2.Client,
+    target: Target,
+    method: str,
+    path: str,
+    body: object = None,
+    params: Mapping[str, str] | None = None,
+) -> httpx2.Response:
+    """Return the successful answer of one request of the platform's API; `body` goes as JSON.
+
+    Raises:
+        AnswerError: the server refused, or this is no Logweir.
+        UnavailableError: there is no answer.
+    """
+    content = None if body is None else _encode(body)
+    headers = {} if body is None else {"content-type": "application/json"}
     try:
-        answer = http.get(target.platform_url + path, params=params)
+        answer = http.request(
+            method, target.platform_url + path, params=params, content=content, headers=headers
+        )
     except httpx2.TransportError as cause:
         raise no_answer(target, cause) from cause
     check(answer)
-    return decode(answer, kind)
+    return answer
 
 
-def decode(answer: httpx2.Response, kind: type[_Kind]) -> _Kind:
+def decode(answer: httpx2.Response, kind: type[Kind]) -> Kind:
     """Return an answer's JSON.
 
     Raises:

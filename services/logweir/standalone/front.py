@@ -2,6 +2,7 @@
 
 gateway.asgi.Front on the one port --+-- ingest's application
                                      +-- query's application
+                                     +-- auth's application
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from logweir.standalone import entrance
 
 logger = logging.getLogger(__name__)
 
-ROLES: Final[tuple[Role, ...]] = ("ingest", "query")
+ROLES: Final[tuple[Role, ...]] = ("ingest", "query", "auth")
 RENEWAL_POLL_S: Final = 1.0
 
 Work = Callable[[Path, life.Life, web.Serve], Coroutine[Any, Any, None]]

