@@ -23,7 +23,7 @@ from psycopg import sql
 from redis import asyncio as redis
 from redis import exceptions
 
-from logweir.backends import failpoint, journal, migrations
+from logweir.backends import closing, failpoint, journal, migrations
 from logweir.backends.control import Pipeline, Tenant
 from logweir.core import errors, keys, names
 from logweir.core.names import LoginKind, TenantId
@@ -122,6 +122,7 @@ def bootstrap_store(superuser: str, roots: Roots) -> None:
                     sql.Identifier(DATABASE), sql.Identifier(OPERATOR)
                 )
             )
+    closing.close_functions(superuser, DATABASE, (OPERATOR, KEEPER))
 
 
 def upgrade_control(operator: str) -> None:
@@ -129,9 +130,7 @@ def upgrade_control(operator: str) -> None:
     with psycopg.connect(operator, autocommit=True) as connection:
         connection.execute("create schema if not exists logweir")
         connection.execute("revoke all on schema public from public")
-        connection.execute(
-            sql.SQL("revoke temporary on database {} from public").format(sql.Identifier(DATABASE))
-        )
+    closing.close_database(operator, DATABASE, (QUERY, KEEPER))
     migrations.upgrade(operator, "control", names.CONTROL_SCHEMA)
 
 
@@ -207,6 +206,7 @@ def _provision_login(
 ) -> None:
     login, password = tenant_password(roots, tenant, kind)
     _ensure_login(connection, login, password, f"connection limit {limits.connection_limit}")
+    closing.admit(connection, login)
     who = sql.Identifier(login)
     schema = sql.Identifier(names.schema(tenant.id))
     for name, value in _SETTINGS[kind].items():
