@@ -17,8 +17,8 @@ role    path                               methods     access  let in, and what 
 ingest  /ingest                            POST        bare    200 body=400
 ingest  /ingest                            other       bare    405
 ingest  /nothing                           every       bare    404
-ingest  /t/{tenant}/{pipeline}/ingest     POST        send    200 body=400
-ingest  /t/{tenant}/{pipeline}/ingest     other       send    405
+ingest  /t/{tenant}/{pipeline}/ingest      POST        send    200 body=400
+ingest  /t/{tenant}/{pipeline}/ingest      other       send    405
 ingest  /t/{tenant}/{pipeline}/nothing     every       send    404
 ingest  /t/{tenant}/{pipeline}             every       nobody  -
 ingest  /t/{tenant}                        every       nobody  -
