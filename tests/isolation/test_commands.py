@@ -30,7 +30,7 @@ KEYLESS = {"ping", "time", "wait", "client|setname"}
 """What these users are granted and what names no key; none of it says anything of a tenant."""
 
 REFUSED_BEFORE = {"debug", "module", "module|load", "module|loadex", "module|unload", "exec"}
-"""Refused to all before rights are looked at: switched off, or MULTI, which is refused, is missing."""
+"""Refused to all before rights are looked at: switched off, or in want of a MULTI (refused)."""
 
 SYNTAX = {"xreadgroup": ("GROUP", "g", "c", "STREAMS", "{}", ">")}
 """Commands whose keys are found only in a call that is whole."""
