@@ -93,3 +93,18 @@ def test_who_watches_the_server_goes_on(postgres):
         connection.execute("set role watcher")
         connection.execute("select count(*) from pg_stat_activity, pg_locks")
         connection.rollback()
+
+
+def test_who_is_no_superuser_is_warned_and_nothing_fails(spare_postgres, roots):
+    """As on a managed server, where pg_catalog belongs to somebody else."""
+    opened = "lo_create(oid), pg_advisory_lock(bigint)"
+    with psycopg.connect(
+        spare_postgres.url(database=provision.DATABASE), autocommit=True
+    ) as connection:
+        connection.execute(f"grant execute on function {opened} to public")
+        before = defaults(spare_postgres)
+        operator = world.operator_conninfo(spare_postgres, roots)
+        closing.close_functions(operator, provision.DATABASE, PLATFORM)
+
+        assert defaults(spare_postgres) == before
+        connection.execute(f"revoke execute on function {opened} from public")
