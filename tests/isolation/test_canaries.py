@@ -257,6 +257,30 @@ def test_nothing_of_another_tenant_is_in_any_answer(place):
         assert not shown((one.head + one.body).decode(errors="replace"), {"tenant"}), one
 
 
+@pytest.mark.parametrize(
+    "target",
+    [
+        pytest.param(f"/t/{{}}/{PIPELINE}/ingest", id="an address to send to"),
+        pytest.param(f"/t/{{}}/{PIPELINE}/nothing", id="an address that nothing has"),
+        pytest.param("/api/v1/labels", id="the header"),
+    ],
+)
+def test_behind_the_gateway_another_tenant_looks_like_one_that_does_not_exist(place, target):
+    async def answers() -> list[bytes]:
+        client, found = asking.Client(place.url), []
+        for name in (B, "nobo"):
+            headers = [("x-api-key", place.a["lwi_"]), ("x-scope-orgid", name)]
+            answer = await client.ask("POST", target.format(name), headers)
+            assert answer.status == 401
+            found.append(answer.without(b"date", b"x-request-id"))
+        await client.close()
+        return found
+
+    foreign, nobody = asyncio.run(answers())
+
+    assert foreign == nobody
+
+
 def test_b_itself_sees_all_that_it_sent(place):
     """The canaries are there: else the tests above and below would say nothing."""
     answer = httpx2.get(

@@ -79,8 +79,7 @@ async def place(make_tenant, postgres) -> Any:
         [(lo,)] = connection.execute("select lo_from_bytea(0, %s)", [CANARY.encode()]).fetchall()
     with psycopg.connect(b.conninfo("r"), autocommit=True) as session:
         pid = session.info.backend_pid
-        fillings = {"a": a.schema, "b": b.schema, "b_id": b.id, "lo": lo, "b_pid": pid}
-        yield Place(a, b, fillings | {"b_canary": CANARY})
+        yield Place(a, b, {"a": a.schema, "b": b.schema, "lo": lo, "b_pid": pid})
         assert session.execute("select 1").fetchall() == [(1,)]
 
 
