@@ -49,7 +49,7 @@ def answering(
             self.end_headers()
             self.wfile.write(text)
 
-        do_GET = do_POST  # noqa: N815 - the name is the base class's
+        do_GET = do_DELETE = do_POST  # noqa: N815 - the names are the base class's
 
         def log_message(self, *_: object) -> None:
             pass

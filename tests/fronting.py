@@ -1,4 +1,4 @@
-"""A real NGINX with the rendered configuration, in front of two roles that tell what they saw."""
+"""A real NGINX with the rendered configuration, in front of roles that tell what they saw."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -23,6 +23,41 @@ from logweir.runtime.life import Life
 from logweir.runtime.settings import Listen
 from logweir.standalone import binaries, servers
 
+PIECE_BYTES = 1 << 20
+KEY = "lwi_" + "a" * 70
+"""Looks like a key, which is all that the gateway asks for; `Echo` takes any."""
+
+
+SECURITY = {
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-store",
+}
+
+
+def parsed(raw: bytes) -> tuple[int, dict[str, str], bytes]:
+    """Take an answer's bytes apart: status, headers, body."""
+    head, _, body = raw.partition(b"\r\n\r\n")
+    first, *rest = head.decode("latin-1").split("\r\n")
+    headers = {name.lower(): text.strip() for name, _, text in (one.partition(":") for one in rest)}
+    return int(first.split()[1]), headers, body
+
+
+def check_error(
+    status: int, headers: Mapping[str, str], body: bytes, expected: tuple[int, str]
+) -> None:
+    """The answer is an error in our shape, with the headers that every answer has."""
+    error = json.loads(body)["error"]
+
+    assert (status, error["code"]) == expected
+    assert set(error) == {"code", "message", "hint"}
+    assert headers["content-type"] == "application/json"
+    assert {name: headers.get(name) for name in SECURITY} == SECURITY
+    assert headers["x-request-id"]
+
 
 class Echo:
     """A role that answers with what it saw of a request; its query string may ask for more.
@@ -33,7 +68,15 @@ class Echo:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.protocol: type[asyncio.Protocol] | None = None
         self.seen: list[dict[str, Any]] = []
+        self.checks: list[dict[str, str]] = []
+        """Headers of requests with HEAD: the gateway's, before it reads a large body."""
+
+        self.check_status = 405
+        self.answered = 0
+        """Answers that the other end has taken whole."""
+
         self.release = threading.Event()
         self.socket = socket.socket()
         self.socket.bind(("127.0.0.1", 0))
@@ -45,6 +88,10 @@ class Echo:
         wishes = {k: v[0] for k, v in parse_qs(scope["query_string"].decode()).items()}
         if scope["type"] == "websocket":
             await self._socket(scope, receive, send, wishes)
+            return
+        if scope["method"] == "HEAD":
+            self.checks.append(_texts(scope))
+            await web.answer(send, self.check_status, b"{}")
             return
         body, pieces = b"", 0
         while True:
@@ -66,6 +113,7 @@ class Echo:
         }
         self.seen.append(seen)
         await self._answer(send, seen, wishes)
+        self.answered += 1
 
     async def _answer(self, send: web.Send, seen: dict[str, Any], wishes: dict[str, str]) -> None:
         if "lines" in wishes:
@@ -74,7 +122,19 @@ class Echo:
         more = [tuple(wishes["header"].encode().split(b":", 1))] if "header" in wishes else []
         body = json.dumps(seen | {"filling": "x" * int(wishes.get("bytes", 0))}).encode()
         status = int(wishes.get("status", 200))
+        if len(body) > PIECE_BYTES:
+            await self._pieces(send, body)
+            return
         await web.answer(send, status, body, headers=tuple(more))  # type: ignore[arg-type]
+
+    async def _pieces(self, send: web.Send, body: bytes) -> None:
+        """Send a long answer piece by piece: each waits until those before it are taken."""
+        head = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": 200, "headers": head})
+        for at in range(0, len(body), PIECE_BYTES):
+            piece = body[at : at + PIECE_BYTES]
+            more = at + PIECE_BYTES < len(body)
+            await send({"type": "http.response.body", "body": piece, "more_body": more})
 
     async def _lines(self, send: web.Send) -> None:
         headers = [(b"content-type", b"application/x-ndjson"), (b"x-accel-buffering", b"no")]
@@ -137,7 +197,7 @@ class Rendered(servers.Server):
         super().__init__()
         self.gateway = gateway
         self.log = gateway.folder / "log"
-        self.url = f"http://127.0.0.1:{gateway.port}"
+        self.url = f"http{'s' if gateway.tls else ''}://127.0.0.1:{gateway.port}"
 
     def prepare(self) -> None:
         (self.gateway.folder / "nginx.conf").write_text(config.render(self.gateway))
@@ -158,7 +218,7 @@ class Rendered(servers.Server):
 
     def ready(self) -> bool:
         with contextlib.suppress(httpx2.TransportError):
-            return httpx2.get(self.url + routes.PROBE).status_code == 204
+            return httpx2.get(self.url + routes.PROBE, verify=False).status_code == 204
         return False
 
     def raw(self, sent: bytes, *, until_closed: bool = True) -> bytes:
@@ -187,12 +247,29 @@ def read_all(link: socket.socket) -> bytes:
     return answer
 
 
+def fed_until_cut(link: socket.socket, byte: bytes) -> bool:
+    """Send a byte now and then; whether the other end has cut the connection within 8 s."""
+    link.settimeout(0.05)
+    deadline_s = time.monotonic() + 8
+    while time.monotonic() < deadline_s:
+        try:
+            link.sendall(byte)
+            if not link.recv(1):
+                return True
+        except TimeoutError:
+            continue
+        except ConnectionError:
+            return True
+    return False
+
+
 class Front(msgspec.Struct):
-    """A gateway with its two roles."""
+    """A gateway with its roles."""
 
     nginx: Rendered
     ingest: Echo
     query: Echo
+    auth: Echo | None = None
 
     @property
     def url(self) -> str:
@@ -201,11 +278,17 @@ class Front(msgspec.Struct):
     @property
     def seen(self) -> list[dict[str, Any]]:
         """What reached a role, whichever."""
-        return [*self.ingest.seen, *self.query.seen]
+        return [seen for one in self._roles for seen in one.seen]
+
+    @property
+    def _roles(self) -> list[Echo]:
+        return [one for one in (self.ingest, self.query, self.auth) if one is not None]
 
     def forget(self) -> None:
-        for one in (self.ingest, self.query):
+        for one in self._roles:
             one.seen.clear()
+            one.checks.clear()
+            one.check_status = 405
             one.release.clear()
 
 
@@ -217,7 +300,10 @@ def serving_in_a_thread(*roles: Echo) -> Iterator[None]:
 
     async def serve_all() -> None:
         await asyncio.gather(
-            *(web.serve(one, Listen(fd=one.socket.detach()), life) for one in roles)
+            *(
+                web.serve(one, Listen(fd=one.socket.detach()), life, protocol=one.protocol)
+                for one in roles
+            )
         )
 
     thread = threading.Thread(target=loop.run_until_complete, args=[serve_all()])

@@ -16,11 +16,12 @@ from psycopg import sql
 from world import Tenant
 
 from logweir.backends import control, provision, store
-from logweir.backends.keeper_store import KeeperStore, SmallSegment
+from logweir.backends.keeper_store import SmallSegment
+from logweir.backends.retention_store import RetentionStore
 from logweir.core import segment
 from logweir.core.binding import KeeperBinding, Login
 from logweir.core.names import PipelineId
-from logweir.keeper import duties, merges
+from logweir.keeper import duties, merges, retention
 from logweir.keeper.visit import Lease, Left, Visit
 from logweir.runtime.life import Life
 
@@ -48,8 +49,8 @@ def keeper_control(tenant: Tenant) -> control.Control:
     return tenant._keep(control.Control(conninfo))
 
 
-def keeper_store(tenant: Tenant) -> KeeperStore:
-    return tenant._keep(KeeperStore(tenant.store_server, tenant.store_login("k"), tenant.id))
+def keeper_store(tenant: Tenant) -> RetentionStore:
+    return tenant._keep(RetentionStore(tenant.store_server, tenant.store_login("k"), tenant.id))
 
 
 class Visiting(msgspec.Struct):
@@ -60,12 +61,17 @@ class Visiting(msgspec.Struct):
     left: Left = msgspec.field(default_factory=Left)
     life: Life = msgspec.field(default_factory=Life)
 
-    async def run(self, work: duties.Work, pipelines: Sequence[PipelineId]) -> bool:
+    async def run(
+        self,
+        work: duties.Work,
+        pipelines: Sequence[PipelineId],
+        rules: retention.Rules | None = None,
+    ) -> bool:
         store, control = keeper_store(self.tenant), keeper_control(self.tenant)
         lease = Lease(control, self.tenant.id, self.holder)
         try:
             made = Visit(self.tenant.id, store, lease, self.left, asyncio.Semaphore(1), self.life)
-            return await made.run(work, pipelines)
+            return await made.run(work, pipelines, rules)
         finally:
             await store.close()
             await control.close()

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import builders
 import psycopg
 import world
 import yaml
 
-from logweir.backends import control, provision
+from logweir.backends import control, journal, provision
 from logweir.backends.control import Control, StoredObject
+from logweir.collector.worker import Worker
+from logweir.core import names
 from logweir.core.binding import (
     CollectorBinding,
     IngestBinding,
@@ -20,6 +24,8 @@ from logweir.core.binding import (
     Login,
     PostgresServer,
 )
+from logweir.core.names import TenantId
+from logweir.runtime.life import Life
 from logweir.standalone import objects, servers
 from logweir.standalone.bindings import Site
 from logweir.standalone.cluster import Cluster
@@ -175,3 +181,57 @@ async def reconciling(
         await place.cluster.close()
         await place.control.close()
         place.forget()
+
+
+def appender(place: Place, of: TenantId) -> journal.Appender:
+    """The journal as ingest has it, with the login of its binding."""
+    [mine] = [one for one in place.ingest_binding().tenants if one.tenant == of]
+    return journal.Appender(mine.journal, mine.login, of)
+
+
+async def append(door: journal.Appender, of: TenantId, to: int) -> None:
+    uuid = world.new_uuid()
+    payload = builders.encode(of, to, [builders.request([builders.record("hello")])], uuid=uuid)
+    await door.append(to, uuid, payload, accepted=1, size_bytes=10, requests=1, keyed=[])
+
+
+async def only_pipeline(place: Place, of: TenantId) -> int:
+    """The id of the one pipeline that the tenant has."""
+    [found] = [one.id for one in await place.control.pipelines() if one.tenant == of]
+    return found
+
+
+async def append_records(place: Place, of: TenantId, count: int) -> None:
+    """Append blocks of one record to the tenant's one pipeline."""
+    to = await only_pipeline(place, of)
+    door = appender(place, of)
+    for _ in range(count):
+        await append(door, of, to)
+    await door.close()
+
+
+async def drain(place: Place, of: TenantId) -> None:
+    """Collect what the tenant's journals hold, as the collector does by its binding."""
+    [mine] = [one for one in place.collector_binding().tenants if one.tenant == of]
+    life = Life()
+    task = asyncio.create_task(Worker(mine, "c0", life).run())
+    streams = [names.journal_pipeline(of, one.id) + "q" for one in mine.pipelines]
+    async with asyncio.timeout(20):
+        while any([await place.cluster._journal.xlen(one) for one in streams]):
+            await asyncio.sleep(0.01)
+    life.stopping.set()
+    await task
+
+
+def records_in(place: Place, of: TenantId) -> int:
+    [[count]] = place.sql(f"select coalesce(sum(n), 0)::int from {names.schema(of)}.segments")
+    return count
+
+
+async def made(place: Place, *documents: dict, passes: int = 1) -> TenantId:
+    """Apply documents, the first of which is a tenant; return its id."""
+    await place.apply(*documents)
+    await place.passes(passes)
+    row = await place.row(documents[0]["metadata"]["name"])
+    assert row is not None
+    return row.id

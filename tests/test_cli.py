@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,26 +10,31 @@ import time
 
 import pytest
 
+from logweir.core import keys
+from logweir.core.names import PipelineId, TenantId
+
 HEAVY = ("numpy", "fastapi", "psycopg", "redis", "uvicorn", "rich", "sqlalchemy", "alembic", "yaml")
 START_S = 0.15
 """On a machine that does nothing else; a busy one is measured by its best of many."""
 
 
-def logweir(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def logweir(
+    *arguments: str, given: str = "", **environment: str
+) -> subprocess.CompletedProcess[str]:
     own = {name: value for name, value in os.environ.items() if not name.startswith("LOGWEIR_")}
     return subprocess.run(
         [sys.executable, "-m", "logweir.cli", *arguments],
         capture_output=True,
         text=True,
         timeout=60,
-        stdin=subprocess.DEVNULL,
+        input=given,
         env=own | environment,
     )
 
 
 COMMANDS = [
     *("up", "status", "down", "logs", "doctor"),
-    *("apply", "get", "delete", "send", "query", "tail", "run"),
+    *("apply", "get", "delete", "release", "send", "query", "tail", "usage", "keys", "run"),
 ]
 
 
@@ -113,6 +119,7 @@ def test_wrong_use_is_said_with_exit_code_two(arguments, words):
         pytest.param(["tail"], id="tail"),
         pytest.param(["get", "all"], id="get"),
         pytest.param(["delete", "lt", "demo"], id="delete"),
+        pytest.param(["release", "acme"], id="release"),
     ],
 )
 def test_where_nothing_runs_the_fix_is_said(tmp_path, arguments):
@@ -173,3 +180,27 @@ def test_a_reader_who_has_seen_enough_is_no_error():
     )
 
     assert ran.stderr == ""
+
+
+# Of a key that no server has signed.
+INGEST_KEY = keys.text_of(
+    keys.ApiKey(TenantId("acme"), 7, PipelineId(0), keys.SCOPE_INGEST, 0, 1), bytes(32)
+)
+
+
+def test_a_key_is_checked_from_standard_input_without_a_server():
+    said = [logweir("keys", "check", *words, given=f"{INGEST_KEY}\n") for words in ((), ("-",))]
+    scripts = json.loads(logweir("keys", "check", "--json", given=INGEST_KEY).stdout)
+
+    assert {one.returncode for one in said} == {0}
+    assert all("tenant     acme" in one.stdout for one in said)
+    assert (scripts["class"], scripts["tenant"]) == ("ingest", "acme")
+
+
+def test_a_mistyped_key_and_what_is_no_key_are_told_apart():
+    typo = logweir("keys", "check", given=INGEST_KEY[:-1])
+    other = logweir("keys", "check", "hunter2")
+
+    assert (typo.returncode, other.returncode) == (1, 1)
+    assert "mistyped or cut" in typo.stderr
+    assert "no key of Logweir" in other.stderr

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import json
 import os
 import re
@@ -13,8 +15,11 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from logweir.core import keys, names
 
 ROOT = Path(__file__).parent.parent
 LINK = re.compile(r"\]\(([^)#]+)(?:#[^)]*)?\)")
@@ -34,6 +39,12 @@ def commands(document: str) -> list[str]:
     return [line for line in joined.splitlines() if line.strip()]
 
 
+def blocks(document: str, language: str) -> list[str]:
+    """The document's blocks of a language, without their last line break."""
+    text = (ROOT / document).read_text()
+    return re.findall(rf"^```{language}\n(.*?)\n```", text, re.MULTILINE | re.DOTALL)
+
+
 class Shell:
     """Runs commands in the repository, against a Logweir of its own."""
 
@@ -49,11 +60,11 @@ class Shell:
             self.env.pop(one, None)
         self.up: subprocess.Popen[bytes] | None = None
 
-    def run(self, command: str) -> str:
+    def run(self, command: str, folder: Path = ROOT) -> str:
         """Run one command and return what it printed; a failure fails the test with its words."""
         done = subprocess.run(
             ["bash", "-c", command],
-            cwd=ROOT,
+            cwd=folder,
             env=self.env,
             capture_output=True,
             text=True,
@@ -139,7 +150,8 @@ def test_a_newcomer_gets_from_the_readme_to_a_found_line(shell):
 @pytest.mark.timeout(300)
 def test_the_how_to_of_tenants_works_step_by_step(shell):
     shell.run("logweir up --detach")
-    applied, listed, _, sent, found, *deleted = commands("docs/howto/tenants.md")
+    applied, listed, _, sent, found, *rest = commands("docs/howto/tenants.md")
+    deleted, (adopted, found_again) = rest[:-2], rest[-2:]
     said = shell.run(applied)
     shell.run(listed)
     deadline_s = time.monotonic() + FOUND_WAIT_S
@@ -152,6 +164,8 @@ def test_the_how_to_of_tenants_works_step_by_step(shell):
     lines = shell.find(found)
     for one in deleted:
         shell.run(one) if "logpipeline" in one else _until_it_works(shell, one)
+    shell.run(adopted)
+    _until_it_works(shell, found_again)
 
     assert said.splitlines() == [
         "logtenant.logweir.dev/acme created",
@@ -159,6 +173,100 @@ def test_the_how_to_of_tenants_works_step_by_step(shell):
     ]
     assert set(keys["keys"]) == {"shop-servers", "support"}
     assert "ledger" in lines
+    assert shell.find(found_again) == lines
+
+
+@pytest.mark.timeout(300)
+def test_the_how_to_of_limits_works_step_by_step(shell):
+    shell.run("logweir up --detach")
+    applied, sent, listed, table, total = commands("docs/howto/limits.md")
+    said = shell.run(applied)
+    _until_it_works(shell, sent)
+    shell.find("logweir query --tenant globex")
+    tenants = shell.run(listed)
+    days = shell.run(table)
+    rows = list(csv.DictReader(io.StringIO(shell.run(total))))
+
+    assert "logpipeline.logweir.dev/debug created" in said
+    assert "STORED" in tenants
+    assert " web " in days
+    lines = sum(1 for one in (ROOT / "README.md").read_text().splitlines() if one.strip())
+    assert [(one["pipeline"], one["stored"]) for one in rows] == [("web", str(lines))]
+
+
+@pytest.mark.timeout(300)
+def test_the_how_to_of_keys_works_step_by_step(shell, tmp_path):
+    shell.run("logweir up --detach")
+    create, check, before, roll, rolled, revoke, after = [
+        shell.run(one, tmp_path) for one in commands("docs/howto/keys.md")
+    ]
+    texts = [(tmp_path / name).read_text().strip() for name in ("web.key", "web-2.key")]
+
+    assert (create, roll, revoke) == ("", "", "")
+    assert "tenant     demo" in check
+    assert [_web(one) for one in (before, rolled, after)] == [
+        ["active"],
+        ["active", "ending"],
+        ["revoked", "revoked"],
+    ]
+    assert all(re.fullmatch(blocks("docs/howto/keys.md", "text")[0], one) for one in texts)
+
+
+def _web(table: str) -> list[str]:
+    """States of the generations of the key `web`."""
+    return [line.split()[3] for line in table.splitlines() if line.startswith("web ")]
+
+
+def test_the_rule_for_secret_scanners_finds_keys_and_no_typos():
+    expression, vectors = blocks("docs/howto/keys.md", "text")
+    found: dict[str, Any] = {}
+    exec(blocks("docs/howto/keys.md", "python")[0], found)
+    is_key = found["is_key"]
+    shown = vectors.split()
+    pipelines, revisions = (0, 7, (1 << 32) - 1), (1, (1 << 14) - 1)
+    made = [
+        keys.text_of(
+            keys.ApiKey(names.TenantId(tenant), key_id, pipeline, scopes, ends, revision),
+            bytes(32),
+        )
+        for tenant in ("acm", "a" * 32, "acme-co")
+        for key_id in (0, 1 << 62)
+        for pipeline in pipelines
+        for scopes in (keys.SCOPE_INGEST, keys.SCOPE_QUERY | keys.SCOPE_ADMIN)
+        for ends in (0, (1 << 32) - 1)
+        for revision in revisions
+    ]
+
+    for text in [*made, *shown]:
+        assert re.findall(expression, f'key: "{text}",') == [text]
+        assert is_key(text) == (keys.decode(text) is not None)
+    assert all(map(is_key, made))
+    assert [is_key(text) for text in shown] == [True, True, False]
+
+
+@pytest.mark.timeout(300)
+def test_the_how_to_of_serving_works_step_by_step(shell):
+    folder = Path(shell.env["LOGWEIR_DATA"]).parent
+    steps = commands("docs/howto/serve.md")
+    certificate, secure, send, query, down, proxied, again, alone = (
+        one.replace("/etc/logweir", str(folder)) for one in steps
+    )
+    shell.run(certificate)
+    shell.run(secure)
+    shell.run(send)
+    found = shell.find(query)
+    url = shell.status()["url"]
+    shell.run(down)
+    shell.run(proxied)
+    plain = shell.status()["url"]
+    shell.run(again)
+    shell.run(alone)
+    names = [one["name"] for one in shell.status()["processes"]]
+
+    assert "Logweir" in found
+    assert url.startswith("https://127.0.0.1:")
+    assert plain.startswith("http://127.0.0.1:")
+    assert "front" in names
 
 
 def _until_it_works(shell: Shell, command: str) -> None:

@@ -41,15 +41,10 @@ class Up:
 
     def command(self, *arguments: object) -> list[str]:
         words = [str(one) for one in arguments]
+        named = 2 if words[0] == "keys" else 1
         return [
-            self.python,
-            "-B",
-            "-m",
-            "logweir.cli",
-            words[0],
-            "--data",
-            str(self.data),
-            *words[1:],
+            *(self.python, "-B", "-m", "logweir.cli", *words[:named]),
+            *("--data", str(self.data), *words[named:]),
         ]
 
     def run(

@@ -84,7 +84,7 @@ def _claimed(tenant: SeenTenant) -> Verdict | None:
     wanted = tenant.resource.spec.tenant_id
     return Verdict(
         "IdentityClaimed",
-        f"The tenant id {wanted!r} belongs to another LogTenant; choose another one.",
+        tenant.problem or f"The tenant id {wanted!r} belongs to another LogTenant.",
         is_stalled=True,
     )
 

@@ -2,7 +2,9 @@
 
     logweir up | status | down | logs | doctor       one machine (standalone/)
     logweir apply | get | delete                     its resources, by kubectl's words
-    logweir send | query | tail                      any Logweir, over HTTP (client/)
+    logweir release                                  the id of a deleted tenant
+    logweir send | query | tail | usage              any Logweir, over HTTP (client/)
+    logweir keys create | list | roll | revoke       likewise; keys check needs none (cli_keys.py)
     logweir run ROLE                                 one role, in a pod
 
 Data goes to standard output, everything else to standard error. Exit codes: 0 done, 1 refused or
@@ -19,13 +21,17 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from logweir import cli_keys
 from logweir.core import errors
+from logweir.options import Data, Key, Port, TenantName, Url
+from logweir.options import folder as _folder
+from logweir.options import print_json as _print_json
+from logweir.options import usage as _usage
 
 if TYPE_CHECKING:
     from logweir.backends.control import Control
     from logweir.client.api import Target
     from logweir.client.output import Form
-    from logweir.standalone.folder import Folder
     from logweir.standalone.objects import Key as ObjectKey
 
 app = typer.Typer(
@@ -43,27 +49,8 @@ _RESOURCES = "Resources of a running `up`"
 _CLIENT = "Send and read"
 _ROLES = "Roles (for pods)"
 
-Data = Annotated[
-    Path | None,
-    typer.Option(
-        "--data",
-        envvar="LOGWEIR_DATA",
-        help="Folder of all state; without it, one under your data folder.",
-    ),
-]
-Port = Annotated[
-    int | None,
-    typer.Option("--port", envvar="LOGWEIR_PORT", min=0, max=65535, help="0 takes a free one."),
-]
-Url = Annotated[
-    str, typer.Option("--url", envvar="LOGWEIR_URL", help="Of a Logweir, or a pipeline's base URL.")
-]
-Key = Annotated[
-    str, typer.Option("--key", envvar="LOGWEIR_KEY", help="API key; better in LOGWEIR_KEY.")
-]
-TenantName = Annotated[
-    str, typer.Option("--tenant", help="LogTenant of the running `up`, as NAME or NAMESPACE/NAME.")
-]
+app.add_typer(cli_keys.app, name="keys", rich_help_panel="Keys of a tenant")
+
 Output = Annotated[
     str, typer.Option("-o", "--output", help="default, json, raw (messages alone) or logfmt.")
 ]
@@ -91,12 +78,6 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _folder(data: Path | None) -> Folder:
-    from logweir.standalone import folder
-
-    return folder.Folder(data or folder.default_path())
-
-
 # ---- one machine ----------------------------------------------------------------------------
 
 
@@ -104,14 +85,39 @@ def _folder(data: Path | None) -> Folder:
 def up(
     data: Data = None,
     port: Port = None,
+    listen: Annotated[
+        str | None, typer.Option(help="Address to serve; 0.0.0.0 or :: for other machines.")
+    ] = None,
+    tls_cert: Annotated[
+        str | None, typer.Option(help="Certificate and its chain, PEM; '' is none any more.")
+    ] = None,
+    tls_key: Annotated[str | None, typer.Option(help="Its key, PEM.")] = None,
+    trusted_proxy: Annotated[
+        list[str] | None,
+        typer.Option(help="Network whose X-Forwarded-For is believed; '' is none any more."),
+    ] = None,
+    nginx: Annotated[
+        bool | None, typer.Option("--nginx/--no-nginx", help="Without it: one Python process.")
+    ] = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when ready.")] = False,
 ) -> None:
-    """Start all of Logweir on this machine; Ctrl-C stops it."""
+    """Start all of Logweir on this machine; Ctrl-C stops it. It keeps how clients come in."""
+    from logweir.standalone import entrance
     from logweir.standalone import up as standing
     from logweir.standalone.status import welcome
 
     _arm_failpoints()
     place, program = _folder(data), _program()
+    chosen = entrance.choose(
+        place,
+        host=listen,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        trusted_proxies=trusted_proxy,
+        with_nginx=nginx,
+    )
+    if chosen.warning:
+        _say(f"- {chosen.warning}")
     where = f" --data {data}" if data else ""
     if detach:
         shown = standing.detach(place, port)
@@ -166,12 +172,6 @@ def status(
     else:
         print(table(shown, _program()))
     raise typer.Exit(0 if shown.ready else 1)
-
-
-def _print_json(value: Any) -> None:  # noqa: ANN401 - whatever msgspec takes
-    import msgspec
-
-    print(msgspec.json.format(msgspec.json.encode(value)).decode())
 
 
 @app.command(rich_help_panel=_HERE)
@@ -276,7 +276,7 @@ def delete(
     wait: Annotated[bool, typer.Option(help="Return when they are gone.")] = True,
     data: Data = None,
 ) -> None:
-    """Delete resources; a pipeline drains first, a tenant's data stays (deletionPolicy)."""
+    """Delete resources; journals drain first, a tenant's data stays (deletionPolicy)."""
     from logweir.standalone import objects
 
     kind, name = _kind_and_name(kind, name)
@@ -307,9 +307,30 @@ async def _delete(control: Control, wanted: list[ObjectKey], *, wait: bool) -> N
                 _say(f"error: {problem}")
             problem = error
     if wait:
-        await objects.until_gone(control, wanted)
+        await objects.until_gone(control, wanted, _say)
     if problem is not None:
         raise problem
+
+
+@app.command(rich_help_panel=_RESOURCES)
+def release(
+    tenant: Annotated[str, typer.Argument(help="The spec.tenantId of a tenant that was deleted.")],
+    data: Data = None,
+) -> None:
+    """Let the id of a deleted tenant be given again: to whoever asks for it first."""
+    from logweir.core import names
+
+    wanted = names.tenant_id(tenant)
+
+    async def work(control: Control) -> None:
+        if not await control.release_tenant_id(wanted):
+            raise errors.NotFoundError(
+                f"No deleted tenant has had the id {tenant!r}.",
+                hint="Only ids that are retired (deletionPolicy Delete) can be released.",
+            )
+        print(f"tenant id {tenant!r} released")
+
+    _with_control(data, work)
 
 
 def _kind_and_name(kind: str, name: str) -> tuple[str, str]:
@@ -367,7 +388,7 @@ def _target(
 ) -> Target:
     """Where to send or read: what was given, or the running `up`."""
     from logweir.client.api import Target
-    from logweir.standalone import listing
+    from logweir.standalone import entrance, listing
 
     if url and key:
         return Target(url, key)
@@ -379,7 +400,9 @@ def _target(
             f"Nothing runs in {place.path}, and no URL and key are given.",
             hint="Start one with 'logweir up', or set LOGWEIR_URL and LOGWEIR_KEY.",
         )
-    return Target(*listing.address(place, tenant, pipeline, prefix))
+    tls = entrance.read(place).tls
+    shown = tls.certificate if tls else ""
+    return Target(*listing.address(place, tenant, pipeline, prefix), certificate=shown)
 
 
 @app.command(rich_help_panel=_CLIENT)
@@ -469,6 +492,28 @@ def tail(
         terminal.show_records(records, form, color, is_live=True)
 
 
+@app.command(rich_help_panel=_CLIENT)
+def usage(
+    since: Annotated[str, typer.Option(help="Begin of the range: 7d ago, or a time.")] = "",
+    until: Annotated[str, typer.Option(help="End of the range; without it: now.")] = "",
+    by: Annotated[str, typer.Option(help="hour, day or total.")] = "day",
+    output: Annotated[str, typer.Option("-o", "--output", help="table, json or csv.")] = "table",
+    url: Url = "",
+    key: Key = "",
+    tenant: TenantName = "",
+    data: Data = None,
+) -> None:
+    """Show requests, records and bytes of each pipeline, and what was refused."""
+    from logweir.client import terminal
+    from logweir.client import usage as using
+
+    _choice("--by", by, ("hour", "day", "total"))
+    _choice("--output", output, ("table", "json", "csv"))
+    start, end = terminal.moment(since), terminal.moment(until)
+    target = _target(url, key, data, tenant, "", "lwa_")
+    print(using.text(target, {"start": start, "end": end, "step": by}, output))
+
+
 def _look(output: str, color: str) -> Form:
     """Check how records are to be printed."""
     _choice("--color", color, ("auto", "always", "never"))
@@ -482,16 +527,12 @@ def _choice(option: str, value: str, known: tuple[str, ...]) -> Any:  # noqa: AN
     return value
 
 
-def _usage(message: str) -> NoReturn:
-    raise typer.BadParameter(message)
-
-
 # ---- roles ----------------------------------------------------------------------------------
 
 
 @app.command(rich_help_panel=_ROLES)
 def run(
-    role: Annotated[str, typer.Argument(help="ingest, collector, query or keeper.")],
+    role: Annotated[str, typer.Argument(help="ingest, collector, query, keeper or auth.")],
     binding: Annotated[
         Path, typer.Option(envvar="LOGWEIR_BINDING", help="Binding file; re-read on change.")
     ],
@@ -512,12 +553,12 @@ def run(
     from logweir.runtime.settings import Settings
 
     _arm_failpoints()
-    name = _choice("ROLE", role, ("ingest", "collector", "query", "keeper"))
+    name = _choice("ROLE", role, ("ingest", "collector", "query", "keeper", "auth"))
     settings = Settings(
         role=name,
         binding=binding,
         ops=_listen(ops),
-        http=_listen(listen) if name in ("ingest", "query") else None,
+        http=_listen(listen) if name in ("ingest", "query", "auth") else None,
         consumer=consumer or socket.gethostname(),
     )
     importlib.import_module(f"logweir.{name}.app").main(settings)

@@ -51,7 +51,7 @@ async def test_ordinary_work_of_all_users_is_never_denied(tenant):
     door, reader = tenant.appender(), tenant.journal_reader()
     await journal.command(tenant.redis, "ACL", "LOG", "RESET")
 
-    await door.revoked_keys()
+    await door.revocations()
     await append(tenant, door)
     await append(tenant, door)
     (entry,) = (await reader.read([tenant.pipeline], 10, 0.01))[tenant.pipeline]
@@ -78,7 +78,7 @@ async def test_a_password_of_before_the_rotation_is_not_good_any_more(tenant):
 
     door = journal.Appender(tenant.journal_server, old, tenant.id)
     with pytest.raises(journal.UnreachableError):
-        await door.revoked_keys()
+        await door.revocations()
     await door.close()
 
 
@@ -100,7 +100,8 @@ INGEST_MAY_NOT = {
     "open a closed tenant": lambda t: ("HSET", tenant_key(t, "m"), "state", "active"),
     "change its pipeline": lambda t: ("HSET", key(t, "m"), "bw", 1),
     "count its limits up": lambda t: ("HINCRBY", tenant_key(t, "m"), "rps", 1),
-    "take back a revocation": lambda t: ("HSET", tenant_key(t, "cfg"), "revoked", ""),
+    "take back a revocation": lambda t: ("HDEL", tenant_key(t, "cfg"), "r:1"),
+    "forge a revocation": lambda t: ("HSET", tenant_key(t, "cfg"), "r:1", "1"),
     "let its limits expire": lambda t: ("EXPIRE", tenant_key(t, "m"), 1),
     "take the tails' lease": lambda t: ("HSET", key(t, "t"), "a", "b"),
     "drop its own counters": lambda t: ("DEL", tenant_key(t, "c")),

@@ -14,7 +14,7 @@ import world
 
 from logweir.backends import control, provision
 from logweir.backends.control import Control, IdentityClaimedError
-from logweir.core import errors, keys
+from logweir.core import errors, keys, states
 from logweir.core.names import PipelineId, TenantId
 
 _numbers = itertools.count(1)
@@ -90,41 +90,96 @@ async def test_an_id_of_another_object_is_refused(door, other):
         await claim(door, first.id, **{"name": first.name} | other)
 
 
-async def test_a_retired_id_is_refused_to_every_other_object(door):
+async def test_a_retired_id_is_refused_to_every_object_and_its_own(door):
     first = await claim(door)
-    await door.set_tenant_deleted(first.id)
+    await door.move_tenant(first.id, first.state, "deleted")
 
-    with pytest.raises(IdentityClaimedError):
-        await claim(door, first.id, name="other")
+    for name in ("other", first.name):
+        with pytest.raises(IdentityClaimedError, match="is retired") as refused:
+            await claim(door, first.id, name=name)
+        assert "release" in refused.value.hint
     assert first.id not in [one.id for one in await door.tenants()]
 
 
-async def test_a_retired_id_is_adopted_by_its_own_object(door):
+async def test_a_released_id_may_be_claimed_by_any_object_once(door):
     first = await claim(door)
-    await door.set_tenant_deleted(first.id)
-    adopted = await claim(door, first.id)
+    await door.move_tenant(first.id, first.state, "deleted")
+    released = [await door.release_tenant_id(first.id) for _ in range(2)]
+    second = await claim(door, first.id, name=fresh())
 
-    assert adopted.id == first.id
-    assert adopted.state == "provisioning"
+    assert released == [True, True]
+    assert (second.id, second.state) == (first.id, "provisioning")
+    assert await door.release_tenant_id(first.id) is False
+    with pytest.raises(IdentityClaimedError):
+        await claim(door, first.id)
 
 
-async def test_who_adopts_an_id_has_other_secrets_than_who_retired_it(door):
+async def test_an_id_of_a_tenant_that_is_there_is_not_released(door):
     first = await claim(door)
-    await door.set_tenant_deleted(first.id)
-    await door.set_tenant_deleted(first.id)
-    adopted = await claim(door, first.id)
+    await door.move_tenant(first.id, first.state, "retained")
 
-    assert adopted.ingest_revision == first.ingest_revision + 1
-    assert adopted.access_revision == first.access_revision + 1
+    assert await door.release_tenant_id(first.id) is False
+    assert await door.release_tenant_id(TenantId("never-seen")) is False
+    assert (await claim(door, first.id)).name == first.name
 
 
-async def test_an_object_with_a_new_id_does_not_take_its_retired_one_as_well(door):
+async def test_a_name_that_is_used_again_after_a_deletion_has_a_new_id(door):
     first = await claim(door)
-    await door.set_tenant_deleted(first.id)
+    await door.move_tenant(first.id, first.state, "deleted")
     second = await claim(door, fresh("tenant"), name=first.name)
     again = await claim(door, first.id, name=first.name)
 
+    assert second.id != first.id
     assert again == second
+
+
+async def test_a_tenant_that_was_kept_is_its_object_s_still_and_no_other_s(door):
+    first = await claim(door)
+    await door.move_tenant(first.id, first.state, "retained")
+    kept = await claim(door, fresh("tenant"), name=first.name)
+    await door.adopt_tenant(first.id)
+    adopted = await claim(door, first.id)
+
+    assert (kept.id, kept.state) == (first.id, "retained")
+    assert (adopted.id, adopted.state) == (first.id, "provisioning")
+    with pytest.raises(IdentityClaimedError, match=first.id):
+        await claim(door, first.id, name="other")
+
+
+@pytest.mark.parametrize("end", ["retained", "deleted"])
+async def test_after_its_end_an_id_has_other_secrets(door, end):
+    first = await claim(door)
+    await door.move_tenant(first.id, first.state, end)
+    with pytest.raises(control.TenantMovedError):
+        await door.move_tenant(first.id, first.state, end)
+    await door.release_tenant_id(first.id)
+    again = await claim(door, first.id)
+
+    for one in ("writer", "reader", "keeper", "redis", "ingest", "access"):
+        assert getattr(again, f"{one}_revision") == getattr(first, f"{one}_revision") + 1
+
+
+@pytest.mark.parametrize("state", states.LEAVING)
+async def test_a_tenant_that_is_leaving_is_waited_for(door, state):
+    first = await claim(door)
+    await door.move_tenant(first.id, first.state, state)
+    await door.set_tenant(first.id, "active", 30, {})
+
+    with pytest.raises(control.TenantLeavingError, match=state):
+        await claim(door, first.id)
+
+
+async def test_of_two_that_move_a_tenant_at_once_one_does(door, other_door):
+    first = await claim(door)
+    moves = [
+        one.move_tenant(first.id, first.state, "refusing", lost_blocks=1)
+        for one in [door, other_door] * 4
+    ]
+    done = await asyncio.gather(*moves, return_exceptions=True)
+    [found] = [one for one in await door.tenants() if one.id == first.id]
+
+    assert sorted(type(one).__name__ for one in done) == ["NoneType", *["TenantMovedError"] * 7]
+    assert (found.state, found.lost_blocks) == ("refusing", 1)
 
 
 async def test_of_two_objects_that_claim_one_id_at_once_one_has_it(door, other_door):
@@ -230,9 +285,16 @@ async def test_a_key_that_may_live_longer_stays_and_has_another_text(door):
     assert never.key().expires_at_s == 0
 
 
+async def test_a_key_that_is_to_live_longer_than_its_text_can_say_ends_with_that(door):
+    late = await key(door, await claim(door), expires_at=datetime(9999, 1, 1, tzinfo=UTC))
+
+    assert late.key().expires_at_s == (1 << 32) - 1
+    assert keys.text_of(late.key(), bytes(32)).startswith("lwa_")
+
+
 async def test_a_key_has_the_revision_of_its_class(door):
     tenant = await claim(door)
-    await door.set_tenant_deleted(tenant.id)
+    await door.move_tenant(tenant.id, tenant.state, "retained")
     tenant = await claim(door, tenant.id)
     ingest = await key(door, tenant, scopes=keys.SCOPE_INGEST)
 
@@ -266,12 +328,15 @@ async def test_two_that_ask_for_one_key_at_once_get_the_same(door, other_door):
     assert len({one.id for one in made}) == 1
 
 
-async def test_the_keys_of_a_deleted_tenant_go(door):
+async def test_the_keys_and_pipelines_of_a_deleted_tenant_go(door):
     tenant = await claim(door)
     await key(door, tenant)
-    await door.set_tenant_deleted(tenant.id)
+    await door.ensure_pipeline(tenant.id, "web", 30, {})
+    await door.move_tenant(tenant.id, tenant.state, "deleted")
+    pipelines = await door.pipelines(with_deleted=True)
 
     assert await keys_of(door, tenant) == []
+    assert [one for one in pipelines if one.tenant == tenant.id] == []
 
 
 # Objects

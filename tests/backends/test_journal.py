@@ -317,9 +317,16 @@ async def test_a_full_buffer_refuses_to_the_byte_until_an_ack(tenant, reader):
     assert (await counters(tenant)).bytes == 100
 
 
-async def test_what_is_refused_leaves_nothing_behind(tenant):
-    await set_limits(tenant, max_bytes=10)
-    with pytest.raises(errors.OverLimitError):
+@pytest.mark.parametrize(
+    ("limits", "error"),
+    [
+        pytest.param({"max_bytes": 10}, errors.TooLargeError, id="it never fits"),
+        pytest.param({"stored": "over"}, errors.OverLimitError, id="too much is stored"),
+    ],
+)
+async def test_what_is_refused_leaves_nothing_behind(tenant, limits, error):
+    await set_limits(tenant, **limits)
+    with pytest.raises(error):
         await append(tenant, bytes(11), keyed(0, "k", 1))
 
     assert await counters(tenant) == journal.Counters()
@@ -327,10 +334,11 @@ async def test_what_is_refused_leaves_nothing_behind(tenant):
     assert await entries(tenant) == []
 
 
-async def test_a_repeat_is_answered_also_when_the_buffer_is_full(tenant):
+@pytest.mark.parametrize("limits", [{"max_bytes": 50}, {"max_bytes": 10}, {"stored": "over"}])
+async def test_a_repeat_is_answered_also_when_nothing_more_is_taken(tenant, limits):
     uuid = world.new_uuid()
     await append(tenant, bytes(50), keyed(0, "k"), uuid=uuid)
-    await set_limits(tenant, max_bytes=10)
+    await set_limits(tenant, **limits)
 
     assert await append(tenant, bytes(50), keyed(0, "k")) == journal.AllRepeated(
         {0: ids.Receipt(uuid, 0)}
@@ -353,6 +361,41 @@ async def test_a_request_is_charged_its_true_cost_and_the_next_one_waits(tenant,
 
     assert 7.0 < refused.value.retry_after_s <= 8.0, "10 s of cost less the burst of 2 s"
     assert (await counters(tenant)).accepted == cost["accepted"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "cost", "spent"),
+    [
+        pytest.param({"rps": 10}, {"accepted": 20_000}, "rtat", id="half an hour of records"),
+        pytest.param({"bps": 1000}, {"size_bytes": 32 << 20}, "btat", id="nine hours of bytes"),
+        pytest.param({"rps": 1000}, {"accepted": 2_001}, "rtat", id="a millisecond"),
+    ],
+)
+async def test_after_the_time_that_it_says_a_debt_is_over_and_not_much_sooner(
+    tenant, limit, cost, spent
+):
+    counts = names.journal_tenant(tenant.id) + "c"
+    await set_limits(tenant, **limit)
+    await append(tenant, **{"accepted": 1, "size_bytes": 1} | cost)
+
+    async def passes(wait_s: float) -> errors.OverLimitError | None:
+        """Let time pass, as far as the debt knows, and try again."""
+        await tenant.redis.hincrby(counts, spent, -round(wait_s * 1e6))
+        try:
+            await append(tenant, accepted=1, size_bytes=1)
+        except errors.OverLimitError as error:
+            return error
+        return None
+
+    first = await passes(0)
+    early = None
+    if first is not None and first.retry_after_s > 1:
+        early = await passes(first.retry_after_s - 1)
+        assert early is not None
+        assert early.retry_after_s <= 1
+    last = early or first
+
+    assert last is None or await passes(last.retry_after_s) is None
 
 
 async def test_a_rate_counts_over_all_pipelines_of_the_tenant(make_journal_tenant, each_journal):

@@ -204,7 +204,7 @@ async def test_after_a_freeze_answers_are_those_of_their_own_questions(
     os.kill(own.process.pid, signal.SIGSTOP)
     frozen = await asyncio.gather(
         *(append(door, tenant, one) for one in payloads),
-        door.revoked_keys(),
+        door.revocations(),
         return_exceptions=True,
     )
     os.kill(own.process.pid, signal.SIGCONT)
@@ -212,7 +212,7 @@ async def test_after_a_freeze_answers_are_those_of_their_own_questions(
 
     assert {type(one) for one in frozen} == {journal.UnreachableError}
     assert all(isinstance(one, journal.Appended | journal.AllRepeated) for one in thawed)
-    assert await door.revoked_keys() == {5}
+    assert (await door.revocations()).revoked == {5}
     assert sorted(entry.payload for entry in await entries(tenant)) == sorted(payloads)
 
 

@@ -108,6 +108,7 @@ class Model:
     def __init__(self, pipelines: list[PipelineId]) -> None:
         self.state = "active"
         self.max_bytes: int | None = None
+        self.is_over = False
         self.burst = 2 * US
         self.records, self.bytes = Rate(), Rate()
         self.lines = {one: Line() for one in pipelines}
@@ -129,7 +130,11 @@ class Model:
         if len(repeats) == len(of.requests):
             self._remember(line, of, repeats)
             return [b"DUP", *flat]
+        if self.is_over:
+            return [b"STORED"]
         in_buffer = sum(one.size_bytes for one in self.lines.values())
+        if self.max_bytes is not None and len(of.payload) > self.max_bytes:
+            return [b"LARGE", b"%d" % self.max_bytes]
         if self.max_bytes is not None and in_buffer + len(of.payload) > self.max_bytes:
             return [b"FULL"]
         wait = max(one.wait(now, self.burst) for one in (self.records, self.bytes))
@@ -290,12 +295,14 @@ class Drive:
 
     async def limit(self, _: PipelineId) -> None:
         chance, model = self.chance, self.model
-        model.max_bytes = chance.choice([None, 300, 800])
+        model.max_bytes = chance.choice([None, 250, 300, 800])
         model.records.allowed = chance.choice([None, None, None, 1, 7, 1000])
         model.bytes.allowed = chance.choice([None, None, None, 3, 10_007])
         burst_s = chance.choice([None, 0, 1, 5])
         model.burst = (2 if burst_s is None else burst_s) * US
+        model.is_over = chance.random() < 0.1
         fields = {
+            "stored": "over" if model.is_over else "",
             "max_bytes": model.max_bytes,
             "rps": model.records.allowed,
             "bps": model.bytes.allowed,

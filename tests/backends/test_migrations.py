@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 import world
+from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
@@ -68,6 +69,30 @@ def test_an_empty_schema_is_brought_to_the_newest_revision(operator, schema):
         assert migrations.revision(connection, schema) == migrations.HEADS["tenant"]
 
 
+def test_keys_of_before_there_was_an_api_for_them_are_those_of_resources(
+    operator, schema, monkeypatch
+):
+    to_head = command.upgrade
+    monkeypatch.setattr(command, "upgrade", lambda config, _: to_head(config, "0001"))
+    migrations.upgrade(operator, "control", schema)
+    monkeypatch.undo()
+    with psycopg.connect(operator, autocommit=True) as connection:
+        connection.execute(f"set search_path = {schema}".encode())
+        connection.execute(
+            "insert into tenants (id, cluster, namespace, name) values ('a', 'c', 'n', 'a')"
+        )
+        connection.execute(
+            "insert into api_keys (id, tenant, name, scopes, revision, revoked_at)"
+            " values (1, 'a', 'web', 1, 1, now()), (2, 'a', 'web', 1, 1, null)"
+        )
+        upgraded = migrations.upgrade(operator, "control", schema)
+        found = connection.execute("select id, origin, created_by from api_keys order by id")
+
+        assert upgraded
+        assert found.fetchall() == [(1, "resource", ""), (2, "resource", "")]
+        assert migrations.revision(connection, schema) == migrations.HEADS["control"]
+
+
 def test_nothing_is_made_outside_of_the_schema(operator, schema):
     before = tables(operator, "public"), tables(operator, "logweir")
     migrations.upgrade(operator, "tenant", schema)
@@ -124,3 +149,61 @@ def test_the_control_schema_is_up_to_date_after_the_start(operator):
 
     with psycopg.connect(operator) as connection:
         assert migrations.revision(connection, "logweir") == migrations.HEADS["control"]
+
+
+def test_deletions_that_began_before_there_were_steps_begin_with_the_first(
+    operator, schema, monkeypatch
+):
+    upgrade = command.upgrade
+    with monkeypatch.context() as patched:
+        patched.setattr(command, "upgrade", lambda config, _: upgrade(config, "0001"))
+        migrations.upgrade(operator, "control", schema)
+    with psycopg.connect(operator, autocommit=True) as connection:
+        old = ["active", "readonly", "deleting", "deleted"]
+        for state in old:
+            connection.execute(
+                f"insert into {schema}.tenants (id, cluster, namespace, name, state)"
+                " values (%s, 'up', 'default', %s, %s)".encode(),
+                [state, state, state],
+            )
+        migrations.upgrade(operator, "control", schema)
+        rows = connection.execute(
+            f"select id, state, lost_blocks, lost_records from {schema}.tenants".encode()
+        ).fetchall()
+
+    assert {one: state for one, state, *_ in rows} == {
+        **{state: state for state in old},
+        "deleting": "refusing",
+    }
+    assert {tuple(lost) for _, _, *lost in rows} == {(0, 0)}
+
+
+def test_a_tenant_of_the_first_revision_is_upgraded_in_place_and_its_usage_put_right(
+    operator, schema
+):
+    migrations._run_alembic(operator, "tenant", schema, "", revision="0001")
+    with psycopg.connect(operator, autocommit=True) as connection:
+        connection.execute(f"set search_path = {schema}".encode())
+        connection.execute(
+            "select ensure_partition((extract(epoch from clock_timestamp()) * 1e9)::int8)"
+        )
+        connection.execute(
+            "insert into segments (pipeline, min_ts, max_ts, n, filter, body)"
+            " select p, t, t, 1, 'abc', repeat('x', 10 * p)::bytea"
+            " from generate_series(1, 3) as p,"
+            " (select (extract(epoch from clock_timestamp()) * 1e9)::int8 as t) as now"
+        )
+        # Two were merged since, one as usage says it, and of one nothing is left.
+        connection.execute(
+            "insert into usage (pipeline, stored, stored_bytes, refused)"
+            " values (1, 1, 20, '{}'), (1, 1, 20, '{}'), (2, 1, 23, null), (4, 1, 7, '{}')"
+        )
+
+        migrations.upgrade(operator, "tenant", schema)
+
+        sums = connection.execute(
+            "select pipeline, sum(stored), sum(stored_bytes) from usage group by 1 order by 1"
+        ).fetchall()
+        storage = connection.execute("select stored_bytes from storage").fetchall()
+    assert sums == [(1, 2, 13), (2, 1, 23), (3, 0, 33), (4, 1, 0)]
+    assert storage == [(0,)]

@@ -200,7 +200,7 @@ def test_a_changed_retention_and_other_limits_are_applied_by_the_next_run(postgr
     provide(postgres, roots, longer, provision.Limits(buffer_bytes=1, connection_limit=7))
 
     found = catalog(postgres, row.id)
-    assert found["settings"] == "[(True, 90, 'month')]"
+    assert found["settings"] == "[(True, 90, 'month', None)]"
     assert found["roles"].count(", 7, ") == 3
 
 
@@ -397,6 +397,19 @@ def two_tenants(postgres, roots):
         (provision.KEEPER, "update logweir.tenants set state = 'deleted'"),
         (provision.KEEPER, "select * from {own}.segments"),
         (provision.KEEPER, "set role {own}_k_a"),
+        (provision.AUTH, "select * from logweir.objects"),
+        (provision.AUTH, "select * from logweir.audit"),
+        (provision.AUTH, "select * from logweir.leases"),
+        (provision.AUTH, "update logweir.api_keys set scopes = 4"),
+        (provision.AUTH, "update logweir.api_keys set expires_at = null"),
+        (provision.AUTH, "truncate logweir.api_keys"),
+        (provision.AUTH, "update logweir.tenants set access_revision = 9"),
+        (provision.AUTH, "insert into logweir.pipelines (tenant, name) values ('a', 'b')"),
+        (provision.AUTH, "delete from logweir.tenants"),
+        (provision.AUTH, "create table logweir.mine (a int)"),
+        (provision.AUTH, "select * from {own}.segments"),
+        (provision.AUTH, "set role {own}_r_a"),
+        (provision.AUTH, "create role mine"),
         (provision.OPERATOR, "select rolpassword from pg_authid"),
         (provision.OPERATOR, "alter role postgres password 'x'"),
         (provision.OPERATOR, "create role mine superuser"),

@@ -78,6 +78,39 @@ async def test_a_damaged_block_is_quarantined_whole_and_its_neighbours_are_store
     assert draining.is_balanced(tenant)
 
 
+async def test_the_keys_of_a_refused_block_are_used(tenant):
+    """What comes with one of them again, past the journal's markers, is stored nowhere else."""
+    late_ns = time.time_ns() + 40 * NS_PER_DAY
+    keyed = [
+        request(records(2), key="a", arrival_ns=late_ns),
+        request(records(3), key="b", arrival_ns=late_ns),
+    ]
+    await draining.append_raw(
+        tenant,
+        payload := encode(tenant.id, tenant.pipeline, keyed, refused={"too_large": 4}),
+        uuid=block.header(payload).uuid,
+        accepted=5,
+    )
+    async with collecting(tenant.collector_binding()):
+        await drained(tenant)
+        for one in ("a", "b", "c"):
+            again = encode(
+                tenant.id, tenant.pipeline, [request(records(2 + (one == "b")), key=one)]
+            )
+            await draining.append_raw(
+                tenant, again, uuid=block.header(again).uuid, accepted=2 + (one == "b")
+            )
+        await drained(tenant)
+
+    [(index, _, kept)] = draining.quarantine(tenant)
+    assert (index, kept) == (-1, payload)
+    assert draining.messages(tenant) == ["message 0", "message 1"]
+    sums = draining.usage(tenant)
+    assert (sums["quarantined"], sums["repeated"], sums["stored"]) == (5, 5, 2)
+    assert draining.is_balanced(tenant)
+    assert ({"too_large": 4},) in draining.rows(tenant, "select refused from usage")
+
+
 async def test_a_damaged_block_and_its_ledger_row_are_of_one_transaction(tenant):
     uuid = await draining.append_raw(tenant, b"no block")
 

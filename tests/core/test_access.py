@@ -127,6 +127,56 @@ def test_a_known_key_of_an_older_revision_is_good_until_it_is_revoked():
     assert check(text_of(changed(revision=2))).key_id == 7
 
 
+ADMIN = changed(scopes=keys.SCOPE_ADMIN)
+
+
+def administer(key: keys.ApiKey) -> access.Grant:
+    return access.administer(DIRECTORY, ROOT, headers_of(text_of(key)), NOW_S)
+
+
+@pytest.mark.parametrize("scopes", [keys.SCOPE_ADMIN, keys.SCOPE_ADMIN | keys.SCOPE_QUERY])
+def test_an_admin_key_administers_its_tenant(scopes):
+    found = administer(msgspec.structs.replace(ADMIN, scopes=scopes))
+
+    assert (found.tenant, found.key_id) == (TENANT, 7)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param({"scopes": keys.SCOPE_QUERY}, id="without the scope"),
+        pytest.param({"scopes": keys.SCOPE_INGEST, "revision": 3}, id="of the other class"),
+        pytest.param({"pipeline": PipelineId(1)}, id="of one pipeline"),
+    ],
+)
+def test_no_lesser_key_administers(fields):
+    with pytest.raises(errors.ForbiddenError) as found:
+        administer(msgspec.structs.replace(ADMIN, **fields))
+
+    assert found.value.reason == "scope"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        pytest.param("", "missing", id="none"),
+        pytest.param("a" * 100, "missing", id="no key at all"),
+        pytest.param(text_of(KEY)[:-1], "mistyped", id="cut"),
+        pytest.param(text_of(KEY, OTHER_ROOT), "unsigned", id="forged"),
+        pytest.param(text_of(changed(tenant=TenantId("nobody"))), "unsigned", id="of no tenant"),
+        pytest.param(text_of(changed(expires_at_s=int(NOW_S))), "expired", id="expired"),
+        pytest.param(text_of(changed(key_id=8, revision=3)), "revoked", id="of an old revision"),
+        pytest.param(text_of(changed(pipeline=PipelineId(9))), "elsewhere", id="of no pipeline"),
+    ],
+)
+def test_metrics_are_told_why_and_the_sender_is_not(text, reason):
+    with pytest.raises(errors.UnauthorizedError) as found:
+        check(text)
+
+    assert found.value.reason == reason
+    assert reason == "mistyped" or reason not in found.value.hint
+
+
 def test_a_revoked_key_is_refused():
     gone = msgspec.structs.replace(DIRECTORY, keys={7: access.KnownKey(TENANT.id, True)})
 

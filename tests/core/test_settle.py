@@ -273,6 +273,20 @@ def test_what_cannot_be_read_is_quarantined_whole():
     assert result.records.n == 0
 
 
+def test_of_a_block_that_the_store_refuses_each_request_has_its_outcome_and_its_key():
+    whole = deliver(1, [Sent(key="k"), Sent(number=1), Sent(key="l")])
+    refused = msgspec.structs.replace(whole, records=None, problem="refused by the store: x")
+    again = deliver(2, [Sent(key="k"), Sent(number=1), Sent(key="m")])
+    known = settle.Known(earlier={one.key: one for one in settle.keyed_requests([whole])[1:]})
+
+    first, second = settled([refused, again], known)
+
+    new, old = settle.Outcome(quarantined=1), settle.Outcome(repeated=1)
+    assert sorted(map(str, first.outcomes)) == sorted(map(str, (new, new, old)))
+    assert second.outcomes[1:] == (old, settle.Outcome(stored=1))
+    assert [one.request_index for one in first.quarantine] == [-1]
+
+
 def test_a_record_exactly_as_old_as_the_retention_is_stored():
     oldest_ns = NOW_NS - 30 * moments.NS_PER_DAY
     delivery = deliver(1, [Sent(fresh=2)])

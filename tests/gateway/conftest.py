@@ -5,17 +5,19 @@ from __future__ import annotations
 import grp
 import itertools
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx2
 import pytest
-from fronting import Echo, Front, running, serving_in_a_thread
+from fronting import KEY, Echo, Front, running, serving_in_a_thread
 
 from logweir.gateway import config
-from logweir.standalone import accounts, servers
+from logweir.gateway.routes import Role
+from logweir.standalone import accounts, binaries, nginx, servers
 
 _numbers = itertools.count(1)
 
@@ -32,13 +34,19 @@ def gateway_folder() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def make_gateway(gateway_folder: Path) -> Callable[..., config.Gateway]:
     """Makes a Gateway with a port and a folder of its own: `make_gateway(ingest=(...), ...)`."""
+    program = binaries.nginx()
+    assert program is not None
+    told = subprocess.run([program.program, "-V"], capture_output=True, text=True).stderr
+    build = {"version": program.version, "added": nginx.added(told)}
 
     def make(**fields: Any) -> config.Gateway:
         folder = gateway_folder / str(next(_numbers))
         folder.mkdir(mode=0o755)
         account = accounts.choose()
         run_as = (account.name, grp.getgrgid(account.gid).gr_name) if account else None
-        options = {"workers": 1, "worker_connections": 256, "run_as": run_as} | fields
+        options = {"workers": 1, "worker_connections": 256, "run_as": run_as} | build | fields
+        names = [one for one in get_args(Role) if one in options]
+        options["roles"] = {name: options.pop(name) for name in names}
         return config.Gateway(port=servers.free_port(), folder=folder, **options)
 
     return make
@@ -46,10 +54,10 @@ def make_gateway(gateway_folder: Path) -> Callable[..., config.Gateway]:
 
 @pytest.fixture(scope="session")
 def session_front(make_gateway: Callable[..., config.Gateway]) -> Iterator[Front]:
-    ingest, query = Echo("ingest"), Echo("query")
-    gateway = make_gateway(ingest=(ingest.address,), query=(query.address,))
-    with serving_in_a_thread(ingest, query), running(gateway) as nginx:
-        yield Front(nginx, ingest, query)
+    roles = [Echo(name) for name in ("ingest", "query", "auth")]
+    gateway = make_gateway(**{one.name: (one.address,) for one in roles})
+    with serving_in_a_thread(*roles), running(gateway) as nginx:
+        yield Front(nginx, *roles)
 
 
 @pytest.fixture
@@ -61,6 +69,6 @@ def front(session_front: Front) -> Front:
 
 @pytest.fixture
 def client(front: Front) -> Iterator[httpx2.Client]:
-    """A client that leaves addresses as they are written."""
-    with httpx2.Client(base_url=front.url, timeout=10) as found:
+    """A client with a key, that leaves addresses as they are written."""
+    with httpx2.Client(base_url=front.url, timeout=10, headers={"X-API-Key": KEY}) as found:
         yield found

@@ -9,35 +9,19 @@ import socket
 
 import httpx2
 import pytest
-from fronting import Dropping, Echo, running, serving_in_a_thread
+from fronting import (
+    KEY,
+    SECURITY,
+    Dropping,
+    Echo,
+    check_error,
+    parsed,
+    running,
+    serving_in_a_thread,
+)
 
 from logweir.core import bounds
 from logweir.gateway.failures import FAILURES
-
-SECURITY = {
-    "x-content-type-options": "nosniff",
-    "x-frame-options": "DENY",
-    "referrer-policy": "no-referrer",
-}
-
-
-def parsed(raw: bytes) -> tuple[int, dict[str, str], bytes]:
-    """Take an answer's bytes apart: status, headers, body."""
-    head, _, body = raw.partition(b"\r\n\r\n")
-    first, *rest = head.decode("latin-1").split("\r\n")
-    headers = {name.lower(): text.strip() for name, _, text in (one.partition(":") for one in rest)}
-    return int(first.split()[1]), headers, body
-
-
-def check_error(status: int, headers, body: bytes, expected: tuple[int, str]) -> None:
-    """The answer is an error in our shape, with the headers that every answer has."""
-    error = json.loads(body)["error"]
-
-    assert (status, error["code"]) == expected
-    assert set(error) == {"code", "message", "hint"}
-    assert headers["content-type"] == "application/json"
-    assert {name: headers.get(name) for name in SECURITY} == SECURITY
-    assert headers["x-request-id"]
 
 
 def closed_port() -> str:
@@ -82,7 +66,9 @@ def test_every_answer_has_the_security_headers(front, client, path):
 
 def test_a_body_over_the_limit_is_refused_by_its_length_alone(front):
     length = bounds.MAX_BODY_BYTES + (1 << 20)
-    head = f"POST /ingest HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n"
+    head = (
+        f"POST /ingest HTTP/1.1\r\nHost: x\r\nX-API-Key: {KEY}\r\nContent-Length: {length}\r\n\r\n"
+    )
 
     check_error(*parsed(front.nginx.raw(head.encode(), until_closed=False)), (413, "too_large"))
     assert front.seen == []
@@ -90,7 +76,10 @@ def test_a_body_over_the_limit_is_refused_by_its_length_alone(front):
 
 def test_a_chunked_body_over_the_limit_is_refused(front):
     chunk = b"100000\r\n" + bytes(1 << 20) + b"\r\n"
-    head = b"POST /ingest HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = (
+        f"POST /ingest HTTP/1.1\r\nHost: x\r\nX-API-Key: {KEY}\r\n"
+        "Transfer-Encoding: chunked\r\n\r\n"
+    ).encode()
     answer = b""
     with socket.create_connection(("127.0.0.1", front.nginx.gateway.port), timeout=10) as link:
         link.sendall(head)
@@ -178,7 +167,11 @@ def test_what_no_role_can_answer_gets_an_error_in_our_shape(front, sent, expecte
 
 def test_a_role_that_is_away_is_unavailable_and_the_client_told_when_to_come_back(make_gateway):
     with running(make_gateway(ingest=(closed_port(),), query=(closed_port(),))) as nginx:
-        found = [httpx2.post(nginx.url + "/ingest"), httpx2.get(nginx.url + "/api/v1/query")]
+        keyed = {"X-API-Key": KEY}
+        found = [
+            httpx2.post(nginx.url + "/ingest", headers=keyed),
+            httpx2.get(nginx.url + "/api/v1/query"),
+        ]
 
     for one in found:
         check_error(one.status_code, one.headers, one.content, (503, "unavailable"))
@@ -205,7 +198,8 @@ def test_what_a_role_may_have_taken_is_not_sent_a_second_time(make_gateway, meth
     with Dropping() as one, Dropping() as two:
         addresses = (one.address, two.address)
         with running(make_gateway(ingest=addresses, query=addresses)) as nginx:
-            found = httpx2.request(method, nginx.url + path, content=b"{}")
+            keyed = {"X-API-Key": KEY}
+            found = httpx2.request(method, nginx.url + path, content=b"{}", headers=keyed)
 
     assert found.status_code == 503
     assert len(one.requests) + len(two.requests) == 1

@@ -11,6 +11,7 @@ import httpx2
 import psutil
 import pytest
 import websockets
+from fronting import KEY
 from websockets.sync.client import connect
 
 from logweir.core import bounds
@@ -22,7 +23,10 @@ def answered(raw: bytes) -> dict:
 
 def test_a_body_sent_byte_by_byte_reaches_the_role_as_one_request(front, client):
     body = b'{"message":"slow"}'
-    head = f"POST /ingest HTTP/1.1\r\nHost: logs\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = (
+        f"POST /ingest HTTP/1.1\r\nHost: logs\r\nX-API-Key: {KEY}\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
     with socket.create_connection(("127.0.0.1", front.nginx.gateway.port), timeout=10) as link:
         link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         link.sendall(head.encode())
@@ -60,7 +64,10 @@ def test_a_body_just_over_the_bound_reaches_the_role_which_can_say_more(front, c
 
 
 def test_a_sender_that_asks_whether_to_continue_is_told_so(front):
-    head = b"POST /ingest HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
+    head = (
+        f"POST /ingest HTTP/1.1\r\nHost: x\r\nX-API-Key: {KEY}\r\n"
+        "Content-Length: 2\r\nExpect: 100-continue\r\n\r\n"
+    ).encode()
     with socket.create_connection(("127.0.0.1", front.nginx.gateway.port), timeout=10) as link:
         link.sendall(head)
         told = link.recv(65536)
@@ -86,9 +93,9 @@ def test_parameters_are_passed_on_as_written(front, client):
 
 @pytest.mark.parametrize("name", ["authorization", "x-api-key", "idempotency-key", "x-scope-orgid"])
 def test_headers_of_the_api_are_passed_on(front, client, name):
-    client.post("/ingest", headers={name: "Some Value"})
+    client.get("/api/v1/query", headers={name: "Some Value"})
 
-    assert front.ingest.seen[0]["headers"][name] == "Some Value"
+    assert front.query.seen[0]["headers"][name] == "Some Value"
 
 
 @pytest.mark.parametrize(
@@ -159,7 +166,7 @@ def test_any_other_request_id_is_replaced(front, client, sent):
 
 def test_requests_share_connections_to_a_role(front):
     for _ in range(10):
-        httpx2.post(front.url + "/ingest", content=b"{}")
+        httpx2.post(front.url + "/ingest", content=b"{}", headers={"X-API-Key": KEY})
 
     to_role = [
         one

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from fronting import KEY
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -13,13 +14,15 @@ from logweir.gateway.routes import HIDDEN, ROUTES
 
 def ask(front, path: str) -> tuple[int, dict]:
     """Send the path as it is written; returns the status and the answer's JSON."""
-    sent = f"GET {path} HTTP/1.1\r\nHost: logs\r\nConnection: close\r\n\r\n"
+    sent = f"GET {path} HTTP/1.1\r\nHost: logs\r\nX-API-Key: {KEY}\r\nConnection: close\r\n\r\n"
     head, _, body = front.nginx.raw(sent.encode("latin-1")).partition(b"\r\n\r\n")
     return int(head.split()[1]), json.loads(body)
 
 
 def owner(path: str) -> str:
     """Which role has the path, as a role reads it."""
+    if path == "/api/v1/keys" or path.startswith("/api/v1/keys/"):
+        return "auth"
     return "ingest" if path in ("/ingest", "/t") or path.startswith("/t/") else "query"
 
 
@@ -38,6 +41,9 @@ def owner(path: str) -> str:
         pytest.param("/t%2facme/web/ingest", "ingest", id="an encoded slash in the prefix"),
         pytest.param("/", "query", id="the dashboard"),
         pytest.param("/tenants", "query", id="a name that begins like the prefix"),
+        pytest.param("/api/v1/keys", "auth", id="the keys of a tenant"),
+        pytest.param("/api/v1/keys/web/roll", "auth", id="one key"),
+        pytest.param("/api/v1/keyss", "query", id="a name that begins like the keys"),
         pytest.param("/ingest/", "query", id="ingest with a slash too many"),
         pytest.param("//t/acme/web/ingest", "query", id="two slashes in front"),
         pytest.param("/api/v1/query?query=/../t/x", "query", id="dot segments in parameters"),
@@ -95,7 +101,21 @@ def test_pages_of_the_roles_own_ports_are_not_found_here(front, path, written):
 
 _PIECES = st.sampled_from(
     [
-        *("/", ".", "..", "/../", "//", "t", "t/", "ingest", "api", "acme", "metrics", "readyz"),
+        *(
+            "/",
+            ".",
+            "..",
+            "/../",
+            "//",
+            "t",
+            "t/",
+            "ingest",
+            "api",
+            "api/v1/keys",
+            "acme",
+            "metrics",
+            "readyz",
+        ),
         *("%2f", "%2F", "%2e", "%74", "%25", "%5c", "%3f", "%00", "%c3%bc", "?", "#", ";", "%"),
         "\\",
     ]

@@ -472,6 +472,52 @@ async def test_while_in_debt_requests_are_refused_before_they_are_read(make_tena
     assert int(headers["retry-after"]) > 90
 
 
+async def test_a_refusal_costs_a_fraction_of_what_it_refuses(make_tenant):
+    tenant = await make_tenant(limits=limits(records_per_second=1))
+    app = Ingest(monotonic_s=lambda: 0.0)
+    body = gzip.compress(json.dumps(records(20_000)).encode())
+    zipped = {"content-encoding": "gzip"}
+    async with ingest_door.ingest(tenant, app) as door:
+
+        async def cost_s(status: int, times: int) -> float:
+            begun_s = time.process_time()
+            for _ in range(times):
+                assert (await door.post(body, headers=zipped)).status_code == status
+            return (time.process_time() - begun_s) / times
+
+        taken_s = await cost_s(200, 1)
+        await cost_s(429, 1)  # the journal says it, and it is remembered
+        refused_s = await cost_s(429, 20)
+
+    assert refused_s < taken_s / 5
+
+
+async def test_the_time_to_wait_gets_shorter_while_it_passes(make_tenant, monkeypatch):
+    monkeypatch.setattr("logweir.ingest.app.DEBT_REMEMBERED_S", 60.0)
+    now_s = 0.0
+    tenant = await make_tenant(limits=limits(records_per_second=1))
+    async with ingest_door.ingest(tenant, Ingest(monotonic_s=lambda: now_s)) as door:
+        await door.post(records(100))
+        first = await door.post(record())
+        now_s += 10
+        second = await door.post(record())
+
+    waits_s = [int(one.headers["retry-after"]) for one in (first, second)]
+    assert waits_s[1] == waits_s[0] - 10
+    assert f"{waits_s[0]} s" in first.json()["error"]["message"]
+
+
+async def test_over_what_may_be_stored_gets_429_with_the_way_out(make_tenant):
+    tenant = await make_tenant()
+    await provision.set_stored(tenant.redis, tenant.id, is_over=True)
+    async with ingest_door.ingest(tenant, Ingest()) as door:
+        got = await door.post(record())
+
+    check_refused(got, 429, "over_limit")
+    assert "quotas.storedBytes" in got.json()["error"]["hint"]
+    assert got.headers["retry-after"] == "32"
+
+
 async def test_a_full_buffer_gets_429_until_there_is_room(make_tenant):
     now_s = time.time()
     tenant = await make_tenant(limits=limits(buffer_bytes=500))

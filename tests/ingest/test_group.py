@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 
 import builders
 import ingest_door
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from logweir.backends import journal, provision
-from logweir.core import block, bounds, errors, ids
+from logweir.core import block, bounds, errors, ids, names
 from logweir.core.names import PipelineId
 from logweir.ingest import group
 
@@ -423,3 +424,31 @@ async def test_two_pipelines_have_groups_of_their_own(make_tenant):
 
     for name, one in tenant.pipelines.items():
         assert [r["message"] for r in await ingest_door.stored(tenant, one.id)] == [name]
+
+
+async def test_a_request_that_never_fits_is_refused_and_its_company_is_not(
+    tenant, appender, one_group
+):
+    await limit_buffer(tenant, 8000)
+    appender.gate.clear()
+    first = submit(one_group, "first")
+    await until(lambda: appender.arrived)
+    small = [submit(one_group, f"{number}") for number in range(4)]
+    large = submit(one_group, secrets.token_hex(20_000))
+    small += [submit(one_group, f"{number}") for number in range(4, 9)]
+    await turns()
+    appender.gate.set()
+
+    *taken, refused = await asyncio.gather(first, *small, large, return_exceptions=True)
+
+    assert isinstance(refused, errors.TooLargeError)
+    assert "8000 bytes" in refused.message
+    messages = [await messages_of(tenant, one.receipt) for one in taken]
+    assert messages == [["first"], *([f"{number}"] for number in range(9))]
+    assert len({one.receipt.block for one in taken}) > 2, "the large one was in a block of theirs"
+
+
+async def limit_buffer(tenant, max_bytes: int) -> None:
+    """As the operator sets quotas.bufferBytes."""
+    key = names.journal_tenant(tenant.id) + "m"
+    await tenant.redis.hset(key, mapping={"max_bytes": max_bytes})

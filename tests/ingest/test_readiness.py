@@ -19,10 +19,10 @@ from prometheus_client import parser
 from logweir.backends import journal, provision
 from logweir.core import keys
 from logweir.core.binding import IngestBinding
-from logweir.core.names import journal_pipeline
+from logweir.core.names import PipelineId, journal_pipeline
 from logweir.ingest import app as ingest_app
 from logweir.ingest.app import Ingest
-from logweir.runtime import bindings
+from logweir.runtime import bindings, metrics
 from logweir.runtime.life import Life
 from logweir.runtime.settings import Listen, Settings
 
@@ -263,7 +263,7 @@ async def test_a_list_of_revoked_keys_that_is_none_is_reported_and_stops_nothing
     role.bind(tenant.ingest_binding())
     await role.until_ready()
 
-    await tenant.redis.hset(cfg(tenant), "revoked", "1,x")
+    await tenant.redis.hset(cfg(tenant), "r:x", "1")
 
     await until(lambda: says_of_journal(role, "list the revoked keys"))
     assert (await role.post(key)).status_code == 200
@@ -294,9 +294,9 @@ async def test_without_news_for_a_quarter_of_an_hour_keys_are_not_taken(tenant):
     app = Ingest(now_s=lambda: now_s)
     async with ingest_door.ingest(tenant, app) as door:
         now_s += 890
-        good = await door.post(record())
+        good, good_age_s = await door.post(record()), news_age_s()
         now_s += 20
-        stale = await door.post(record())
+        stale, stale_age_s = await door.post(record()), news_age_s()
         life = Life()
         watching = asyncio.create_task(app.watch(life))
 
@@ -308,7 +308,60 @@ async def test_without_news_for_a_quarter_of_an_hour_keys_are_not_taken(tenant):
         await watching
 
     assert (good.status_code, stale.status_code) == (200, 503)
-    assert "revoked" in stale.json()["error"]["message"]
+    assert "revoked was not heard for too long" in stale.json()["error"]["message"]
+    assert (good_age_s, stale_age_s) == (pytest.approx(890, abs=1), pytest.approx(910, abs=1))
+
+
+def news_age_s() -> float:
+    return value_of("logweir_revocations_age_seconds")
+
+
+def value_of(name: str, **labels: str) -> float:
+    """A value of this process's metrics; 0 when it was never counted."""
+    samples = [
+        one
+        for family in parser.text_string_to_metric_families(metrics.text().decode())
+        for one in family.samples
+    ]
+    found = [one.value for one in samples if (one.name, one.labels) == (name, labels)]
+    return found[0] if found else 0.0
+
+
+async def test_refused_keys_are_counted_by_their_reason_and_name_no_tenant(tenant):
+    key = await ingest_key(tenant)
+    known = keys.decode(key).key
+    forged = keys.encode(known, bytes(32))
+    expired = tenant.key_text(msgspec.structs.replace(known, expires_at_s=1))
+    elsewhere = tenant.key_text(msgspec.structs.replace(known, pipeline=PipelineId(999_999)))
+    reader = tenant.key_text(msgspec.structs.replace(known, scopes=keys.SCOPE_QUERY))
+    revoked = tenant.key_text(msgspec.structs.replace(known, key_id=5))
+    rolled = tenant.key_text(msgspec.structs.replace(known, key_id=6))
+    await provision.publish_revocations(tenant.redis, tenant.id, [5], {6: int(time.time()) - 1})
+    wanted = [
+        ("missing", ""),
+        ("mistyped", key[:-1]),
+        ("unsigned", forged),
+        ("unsigned", reader),
+        ("expired", expired),
+        ("elsewhere", elsewhere),
+        ("revoked", revoked),
+        ("revoked", rolled),
+    ]
+    async with ingest_door.ingest(tenant, Ingest()) as door:
+        before = [refusals(reason) for reason, _ in wanted]
+        statuses = [(await door.post(record(), key=text)).status_code for _, text in wanted]
+        after = [refusals(reason) for reason, _ in wanted]
+
+    assert statuses == [401] * len(wanted)
+    grown = {reason: y - x for (reason, _), x, y in zip(wanted, before, after, strict=True)}
+    assert grown == {r: [one for one, _ in wanted].count(r) for r in grown}
+    assert tenant.id.encode() not in b"".join(
+        line for line in metrics.text().splitlines() if b"refused_keys" in line
+    )
+
+
+def refusals(reason: str) -> float:
+    return value_of("logweir_refused_keys_total", reason=reason)
 
 
 async def test_a_journal_that_is_away_is_503_until_it_is_back(role, make_tenant, start_journal):

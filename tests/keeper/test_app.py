@@ -8,6 +8,7 @@ import logging
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -222,7 +223,7 @@ async def test_the_login_of_the_other_slot_is_used_when_it_is_in_use(tenant, tmp
         await until_count(tenant, 2)
 
 
-@pytest.mark.parametrize("state", ["deleting", "provisioning"])
+@pytest.mark.parametrize("state", ["draining", "retained", "provisioning"])
 @pytest.mark.usefixtures("quick")
 async def test_a_tenant_that_is_not_there_for_long_or_not_yet_is_left_alone(
     tenant, new_tenant, tmp_path, state
@@ -342,3 +343,26 @@ async def test_a_keeper_that_dies_there_loses_and_doubles_nothing(tenant, tmp_pa
     assert keeper.returncode == -signal.SIGKILL
     assert msgspec.json.decode(errors.splitlines()[-1])["point"] == point
     assert await stored(tenant) == before
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_keeper_lets_go_what_the_control_schema_says_and_measures_it(tenant, tmp_path):
+    now_s = int(time.time())
+    await write(tenant, 3, timestamp=now_s - 20 * 86400)
+    await write(tenant, 3, timestamp=now_s)
+    pipeline = tenant.pipelines["default"]
+    await tenant.control.ensure_pipeline(tenant.id, pipeline.name, 5, {})
+
+    async with running(tenant, tmp_path) as role:
+        await until_count(tenant, 3)
+
+        async def is_measured() -> bool:
+            async with httpx2.AsyncClient() as client:
+                text = (await client.get(f"{role.ops_url}/metrics")).text
+            [[size]] = await ask(tenant, "select sum(stored_bytes)::int8 from {}.usage")
+            return f'logweir_tenant_stored_bytes{{tenant="{tenant.id}"}} {float(size)}' in text
+
+        await until(is_measured)
+
+    oldest = await ask(tenant, "select oldest_ns / 1000000000 from {}.storage")
+    assert oldest == [(now_s,)]

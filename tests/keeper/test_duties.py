@@ -39,6 +39,8 @@ def test_a_new_tenant_gets_its_upkeep_then_a_sweep_then_looks():
     [
         pytest.param(kept(), 299, None, id="nothing was written"),
         pytest.param(kept(), 300, "look", id="nothing was written for long"),
+        pytest.param(kept(is_over=True), 29, None, id="too much is stored"),
+        pytest.param(kept(is_over=True), 30, "look", id="too much is stored for a while"),
         pytest.param(kept(changed_s=5), 9, None, id="written, but looked at just now"),
         pytest.param(kept(changed_s=5), 10, "look", id="written since the last look"),
         pytest.param(kept(is_unfinished=True), 1, "look", id="the last look left something"),

@@ -14,11 +14,11 @@ from keeping import ask, count, stored, visit, write
 from world import Tenant
 
 from logweir.backends import failpoint
-from logweir.core import errors
+from logweir.core import access, errors
 from logweir.keeper import merges
 from logweir.keeper import visit as visits
 from logweir.keeper.visit import Lease, LeaseHeldError, Left
-from logweir.query import access, cursor, engine, params
+from logweir.query import cursor, engine, params
 from logweir.query import plan as planning
 from logweir.query.search import search
 from logweir.runtime.life import Life

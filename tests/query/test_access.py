@@ -79,7 +79,7 @@ async def test_a_revoked_key_is_refused_soon(tenant, client):
 
 
 async def test_a_tenant_that_is_being_deleted_is_forbidden_soon(tenant, client, role, query_key):
-    await tenant.control.set_tenant(tenant.id, "deleting", 30, {})
+    await tenant.control.set_tenant(tenant.id, "draining", 30, {})
 
     async def is_forbidden() -> bool:
         return (await client.get("/api/v1/query")).status_code == 403

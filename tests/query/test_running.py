@@ -18,11 +18,11 @@ from serving import serving, until
 from tailing import Producer, exactly_once, listeners, watching
 
 from logweir.backends import redis_client
-from logweir.core import errors, keys
+from logweir.core import access, errors, keys
 from logweir.core.binding import JournalServer, Login
 from logweir.query import app, hub
 from logweir.query.engine import Budget, CancelledQueryError, Run
-from logweir.runtime import watch
+from logweir.runtime import metrics, watch
 from logweir.runtime.life import Life
 from logweir.runtime.settings import Listen, Settings
 from logweir.standalone import accounts, binaries, servers
@@ -188,18 +188,54 @@ async def test_what_is_known_of_keys_stays_in_force_while_the_control_schema_can
     async def is_noticed() -> bool:
         return "control schema away" in caplog.text
 
+    async def is_said() -> bool:
+        return "control schema" in life.problems()
+
     await until(lambda: is_at(1000.0))
     with unreadable(tenant):
-        clock[0] = 2000.0
+        clock[0] = 1000.0 + access.STALE_AFTER_S
         await until(is_noticed)
         seen = watched.directory
-        problems = life.problems()
-    await until(lambda: is_at(2000.0))
+        problems, age_s = life.problems(), age_in_metrics_s()
+        clock[0] += 1
+        await until(is_said)
+        said, late_age_s = life.problems()["control schema"], age_in_metrics_s()
+    await until(lambda: is_at(clock[0]))
+    back = life.problems()
     life.stopping.set()
     await following
     await watched.close()
 
     assert (seen.as_of_s, tenant.id in seen.tenants, problems) == (1000.0, True, {})
+    assert said.startswith("Which keys are revoked was not heard for too long")
+    assert (age_s, late_age_s, back) == (900.0, 901.0, {})
+
+
+def age_in_metrics_s() -> float:
+    return next(
+        one.samples[0].value
+        for one in text_string_to_metric_families(metrics.text().decode())
+        if one.name == "logweir_revocations_age_seconds"
+    )
+
+
+async def test_without_news_for_a_quarter_of_an_hour_no_key_is_trusted(
+    tenant, query_key, binding, postgres, monkeypatch
+):
+    query = app.Query()
+    await query.bind(binding)
+    await query.watch.refresh()
+    headers = [(b"x-api-key", query_key.encode())]
+    heard_s = query.watch.directory.as_of_s
+    monkeypatch.setattr(app.time, "time", lambda: heard_s + access.STALE_AFTER_S)
+    trusted = query.check(headers)
+    monkeypatch.setattr(app.time, "time", lambda: heard_s + access.STALE_AFTER_S + 1)
+    with pytest.raises(access.StaleNewsError):
+        query.check(headers)
+    monkeypatch.undo()
+    await query.close()
+
+    assert trusted.tenant.id == tenant.id
 
 
 @contextlib.contextmanager

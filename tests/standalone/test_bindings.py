@@ -49,6 +49,6 @@ async def test_labels_and_retention_of_a_pipeline_reach_ingest(up_place):
 async def test_binding_files_are_for_their_owner_alone(up_place):
     await up_place.passes()
 
-    for name in ("ingest", "collector", "query", "keeper"):
+    for name in ("ingest", "collector", "query", "keeper", "auth"):
         found = (up_place.folder.bindings / f"{name}.json").stat()
         assert found.st_mode & 0o077 == 0

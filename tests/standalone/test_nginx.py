@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx2
 import psutil
 import pytest
-from fronting import Echo, serving_in_a_thread
+from fronting import KEY, Echo, serving_in_a_thread
 from machine import as_plain_user, family, give_to_plain_user, is_running, root_only, until
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
@@ -26,8 +26,8 @@ from logweir.standalone.nginx import Nginx
 
 @pytest.fixture(scope="module")
 def roles() -> Iterator[dict[str, Echo]]:
-    """Two roles, and a second query role to change to."""
-    found = {name: Echo(name) for name in ("ingest", "query", "other")}
+    """The roles, and a second query role to change to."""
+    found = {name: Echo(name) for name in ("ingest", "query", "auth", "other")}
     with serving_in_a_thread(*found.values()):
         yield found
 
@@ -44,8 +44,7 @@ def make(place: Path, roles: dict[str, Echo], **fields: object) -> Nginx:
     options = {"port": servers.free_port(), "run_as": accounts.choose()} | fields
     return Nginx(
         place / "gateway",
-        ingest_port=roles["ingest"].port,
-        query_port=roles["query"].port,
+        roles={name: roles[name].port for name in ("ingest", "query")},
         **options,  # type: ignore[arg-type]
     )
 
@@ -70,7 +69,9 @@ def _title(process: psutil.Process) -> str:
 
 def asked(server: Nginx, path: str = "/api/v1/query") -> str:
     """Return which role answers."""
-    found: str = httpx2.get(f"http://127.0.0.1:{server.port}{path}").json()["role"]
+    found: str = httpx2.get(
+        f"http://127.0.0.1:{server.port}{path}", headers={"X-API-Key": KEY}
+    ).json()["role"]
     return found
 
 
@@ -120,9 +121,12 @@ from pathlib import Path
 from logweir.standalone import accounts, servers
 from logweir.standalone.nginx import Nginx
 place, ingest, query = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-server = Nginx(place / "gateway", servers.free_port(), ingest, query, accounts.choose())
+roles = {"ingest": ingest, "query": query}
+server = Nginx(place / "gateway", servers.free_port(), roles, accounts.choose())
 server.start(place / "log")
-request = urllib.request.Request(f"http://127.0.0.1:{server.port}/ingest", b"x" * 1000000)
+request = urllib.request.Request(
+    f"http://127.0.0.1:{server.port}/ingest", b"x" * 1000000, {"X-API-Key": "lwi_" + "a" * 70}
+)
 with urllib.request.urlopen(request) as answer:
     print(answer.status)
 server.stop()
@@ -164,7 +168,9 @@ def test_workers_can_write_only_where_nothing_is_read_by_root(server, place):
 def test_a_body_that_does_not_fit_into_memory_passes_its_folder(server, place, roles):
     start(server, place)
     body = os.urandom(4 << 20)
-    found = httpx2.post(f"http://127.0.0.1:{server.port}/ingest", content=body).json()
+    found = httpx2.post(
+        f"http://127.0.0.1:{server.port}/ingest", content=body, headers={"X-API-Key": KEY}
+    ).json()
 
     assert found["body_bytes"] == len(body)
     assert not [one for one in server.folder.rglob("*/*") if one.is_file()]
@@ -187,7 +193,7 @@ def test_an_address_of_another_machine_is_one_sentence(place, roles):
 
 
 def test_a_configuration_that_nginx_does_not_take_is_told_in_its_words(server):
-    server.query_port = 99_999
+    server.roles["query"] = 99_999
 
     with pytest.raises(errors.SetupError, match="does not take its configuration") as told:
         server.prepare()
@@ -312,7 +318,7 @@ def test_an_open_websocket_is_cut_after_two_seconds(server, place):
 
 def test_a_reload_takes_the_new_addresses_without_losing_a_request(server, place, roles):
     pid = start(server, place)
-    server.query_port = roles["other"].port
+    server.roles["query"] = roles["other"].port
     answers = [asked(server)]
     server.reload()
     deadline_s = time.monotonic() + 10
@@ -326,7 +332,7 @@ def test_a_reload_takes_the_new_addresses_without_losing_a_request(server, place
 
 def test_a_reload_that_nginx_does_not_take_leaves_it_as_it_was(server, place):
     start(server, place)
-    server.query_port = 99_999
+    server.roles["query"] = 99_999
     with pytest.raises(errors.SetupError, match="invalid port"):
         server.reload()
 

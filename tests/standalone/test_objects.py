@@ -119,7 +119,8 @@ async def test_a_table_shows_what_is_ready_and_why_not(up_place):
     await up_place.passes()
 
     tenants, pipelines = (await listed(up_place)).split("\n\n")
-    assert columns(tenants)[0] == ["NAME", "ID", "READY", "REASON", "AGE"]
+    heads = ["NAME", "ID", "READY", "REASON", "STORED", "OLDEST", "NEXT-DROP", "AGE"]
+    assert columns(tenants)[0] == heads
     assert columns(tenants)[1][:4] == ["acme", "table-id", "True", "Reconciled"]
     assert columns(pipelines)[1][:4] == ["web", "nobody", "False", "TenantNotFound"]
 

@@ -34,7 +34,7 @@ OF_A_PROCESS = {
     "why": str,
 }
 PROCESSES = [
-    *("postgres", "valkey", "operator", "ingest", "collector", "query", "gateway", "keeper")
+    *("postgres", "valkey", "operator", "ingest", "collector", "query", "gateway", "keeper", "auth")
 ]
 
 

@@ -9,23 +9,43 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 import psycopg
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from logweir.core import errors, keys
+from logweir.core import errors, keys, names, states
 from logweir.core.names import PipelineId, TenantId
+from logweir.core.states import TenantState
 
 STATEMENT_TIMEOUT_S: Final = 10.0
 
+_END: Final = (
+    "update logweir.tenants set writer_revision = writer_revision + 1,"
+    " reader_revision = reader_revision + 1, keeper_revision = keeper_revision + 1,"
+    " redis_revision = redis_revision + 1, ingest_revision = ingest_revision + 1,"
+    " access_revision = access_revision + 1 where id = %s"
+)
+
+
+class Storage(msgspec.Struct, frozen=True):
+    """What a tenant's store holds, as its keeper measures it: bytes of segments, the time of the
+    oldest one, and when something goes by its age; nanoseconds since the epoch."""
+
+    stored_bytes: int = 0
+    oldest_ns: int | None = None
+    next_drop_ns: int | None = None
+
 
 class Tenant(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of `tenants`: who it belongs to, its state, slots and revisions of its secrets."""
+    """One row of `tenants`: who it belongs to, its state, slots and revisions of its secrets.
+
+    `lost_blocks` and `lost_records` were in its journals when its deletion gave them up.
+    """
 
     id: TenantId
     cluster: str
@@ -43,6 +63,19 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
     redis_revision: int
     ingest_revision: int
     access_revision: int
+    lost_blocks: int = 0
+    lost_records: int = 0
+
+    @property
+    def retention_bytes(self) -> int | None:
+        """Stored bytes over which the oldest records go; None: any number may stay."""
+        found: int | None = (self.spec.get("retention") or {}).get("bytes")
+        return found
+
+    def is_over(self, storage: Storage) -> bool:
+        """Whether as much is stored as quotas.storedBytes allows: then nothing more is taken."""
+        most_bytes = (self.spec.get("quotas") or {}).get("storedBytes")
+        return most_bytes is not None and storage.stored_bytes >= most_bytes
 
 
 class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,8 +89,18 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
     retention_days: int
 
 
+Origin = Literal["resource", "api"]
+
+_LATEST_S: Final = (1 << 32) - 1
+"""A key's text has 32 bits for the moment at which it expires."""
+
+
 class ApiKeyRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of `api_keys`: all but the MAC, which is derived."""
+    """One row of `api_keys`: all but the MAC, which is derived.
+
+    `revoked_at` is when it ends, which may lie ahead; `is_revoked` says whether that is over, by
+    the clock of the database.
+    """
 
     id: int
     tenant: TenantId
@@ -67,7 +110,11 @@ class ApiKeyRow(msgspec.Struct, frozen=True, kw_only=True):
     revision: int
     generation: int
     expires_at: datetime | None
+    created_at: datetime
     revoked_at: datetime | None
+    is_revoked: bool = False
+    origin: Origin = "resource"
+    created_by: str = ""
 
     def key(self) -> keys.ApiKey:
         """Return what the key's text says."""
@@ -76,9 +123,25 @@ class ApiKeyRow(msgspec.Struct, frozen=True, kw_only=True):
             key_id=self.id,
             pipeline=self.pipeline,
             scopes=self.scopes,
-            expires_at_s=int(self.expires_at.timestamp()) if self.expires_at else 0,
+            expires_at_s=_expires_at_s(self.expires_at),
             revision=self.revision,
         )
+
+
+def _expires_at_s(at: datetime | None) -> int:
+    return min(int(at.timestamp()), _LATEST_S) if at else 0
+
+
+def revocations(rows: Iterable[ApiKeyRow]) -> tuple[list[int], dict[int, int]]:
+    """Return what the journal is told of keys: the ids of those that are revoked; and of those
+    that end later when they do, in seconds since the epoch."""
+    revoked, ends = [], {}
+    for one in rows:
+        if one.is_revoked:
+            revoked.append(one.id)
+        elif one.revoked_at is not None:
+            ends[one.id] = int(one.revoked_at.timestamp())
+    return revoked, ends
 
 
 class StoredObject(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,6 +163,20 @@ class IdentityClaimedError(errors.LogweirError):
     """The tenant id belongs, or belonged, to another object."""
 
     code = "identity_claimed"
+    status = 409
+
+
+class TenantLeavingError(errors.LogweirError):
+    """The object's tenant is still being deleted; later there is none, or one to adopt."""
+
+    code = "leaving"
+    status = 409
+
+
+class TenantMovedError(errors.LogweirError):
+    """Somebody else has changed the tenant's state meanwhile."""
+
+    code = "moved"
     status = 409
 
 
@@ -170,8 +247,19 @@ class Control:
         return msgspec.convert(rows, list[Pipeline])
 
     async def api_keys(self) -> list[ApiKeyRow]:
-        """Return all API keys, the revoked ones too until their tenant is deleted."""
-        rows = await self._rows("select * from logweir.api_keys")
+        """Return all API keys; a revoked one too, for as long as its text could be good."""
+        rows = await self._rows(
+            "select *, coalesce(revoked_at <= now(), false) as is_revoked from logweir.api_keys"
+        )
+        return msgspec.convert(rows, list[ApiKeyRow])
+
+    async def api_keys_of(self, tenant: TenantId) -> list[ApiKeyRow]:
+        """Return a tenant's API keys by name, the newest of each name first."""
+        rows = await self._rows(
+            "select *, coalesce(revoked_at <= now(), false) as is_revoked from logweir.api_keys"
+            " where tenant = %s order by name, created_at desc, generation desc",
+            [tenant],
+        )
         return msgspec.convert(rows, list[ApiKeyRow])
 
     async def claim_tenant(
@@ -179,44 +267,149 @@ class Control:
     ) -> Tenant:
         """Return the tenant of an object, claiming the id when the object has none yet.
 
-        An id that was given up is given again only to an object of the same cluster, namespace
-        and name, which is taken for the same tenant.
+        A tenant that was kept is its object's still, and waits for `adopt_tenant`.
 
         Raises:
-            IdentityClaimedError: the id is or was another object's.
+            IdentityClaimedError: the id is or was another tenant's.
+            TenantLeavingError: the object's tenant is still being deleted.
         """
-        await self._rows(
-            "insert into logweir.tenants (id, cluster, namespace, name)"
-            " values (%s, %s, %s, %s) on conflict do nothing",
-            [tenant, cluster, namespace, name],
-        )
-        await self._rows(
-            "update logweir.tenants set state = 'provisioning' where id = %s and cluster = %s"
-            " and namespace = %s and name = %s and state = 'deleted' and not exists (select"
-            " from logweir.tenants t where t.cluster = %s and t.namespace = %s and t.name = %s"
-            " and t.state <> 'deleted')",
-            [tenant, cluster, namespace, name, cluster, namespace, name],
-        )
+        found = await self._tenant_of(cluster, namespace, name)
+        if found is None:
+            await self._rows(
+                "insert into logweir.tenants (id, cluster, namespace, name)"
+                " values (%s, %s, %s, %s) on conflict do nothing",
+                [tenant, cluster, namespace, name],
+            )
+            await self._rows(
+                "update logweir.tenants set state = 'provisioning', cluster = %s, namespace = %s,"
+                " name = %s where id = %s and state = 'deleted' and cluster = ''",
+                [cluster, namespace, name, tenant],
+            )
+            found = await self._tenant_of(cluster, namespace, name)
+        if found is None:
+            raise await self._claimed(tenant)
+        if found.state in states.LEAVING:
+            raise TenantLeavingError(
+                f"The tenant {found.id!r} of this name is still being deleted ({found.state});"
+                " this one is made when that is finished."
+            )
+        return found
+
+    async def _tenant_of(self, cluster: str, namespace: str, name: str) -> Tenant | None:
         rows = await self._rows(
             "select * from logweir.tenants where cluster = %s and namespace = %s and name = %s"
             " and state <> 'deleted'",
             [cluster, namespace, name],
         )
-        if not rows:
-            raise IdentityClaimedError(
-                f"The tenant id {tenant!r} belongs to another LogTenant.",
-                hint="Choose another spec.tenantId; an id is never given twice.",
+        return msgspec.convert(rows[0], Tenant) if rows else None
+
+    async def _claimed(self, tenant: TenantId) -> IdentityClaimedError:
+        rows = await self._rows("select state from logweir.tenants where id = %s", [tenant])
+        state = rows[0]["state"] if rows else ""
+        if state == "deleted":
+            return IdentityClaimedError(
+                f"The tenant id {tenant!r} is retired: its tenant was deleted.",
+                hint="Choose another spec.tenantId, or leave it out for a new one; a platform admin"
+                " can release a retired id.",
             )
-        return msgspec.convert(rows[0], Tenant)
+        if state == "retained":
+            return IdentityClaimedError(
+                f"The tenant id {tenant!r} belongs to another LogTenant, whose data is kept.",
+                hint="Apply that LogTenant again to adopt it, or choose another spec.tenantId.",
+            )
+        return IdentityClaimedError(
+            f"The tenant id {tenant!r} belongs to another LogTenant.",
+            hint="Choose another spec.tenantId, or leave it out for a new one.",
+        )
+
+    async def adopt_tenant(self, tenant: TenantId) -> None:
+        """Let a tenant whose data was kept be made again."""
+        await self._rows(
+            "update logweir.tenants set state = 'provisioning', lost_blocks = 0, lost_records = 0"
+            " where id = %s and state = 'retained'",
+            [tenant],
+        )
 
     async def set_tenant(
         self, tenant: TenantId, state: str, retention_days: int, spec: dict[str, Any]
     ) -> None:
-        """Write what the operator decided of a tenant."""
+        """Write what the operator decided of a tenant that is not being deleted."""
         await self._rows(
-            "update logweir.tenants set state = %s, retention_days = %s, spec = %s where id = %s",
+            "update logweir.tenants set state = %s, retention_days = %s, spec = %s where id = %s"
+            " and state in ('provisioning', 'active', 'readonly')",
             [state, retention_days, Jsonb(spec), tenant],
         )
+
+    async def move_tenant(
+        self,
+        tenant: TenantId,
+        before: TenantState,
+        after: TenantState,
+        *,
+        spec: dict[str, Any] | None = None,
+        lost_blocks: int = 0,
+        lost_records: int = 0,
+    ) -> None:
+        """Take a tenant that is being deleted from one state to the next.
+
+        One that is at its end has other secrets from then on, so that no key and no password of
+        before is good for who adopts it, or has its id after it was released.
+
+        Args:
+            tenant: which.
+            before: the state that it must be in.
+            after: the next one, of `states.LEAVING`, or an end: retained, deleted.
+            spec: of the object whose deletion begins now.
+            lost_blocks: that are given up by this step.
+            lost_records: in them.
+
+        Raises:
+            TenantMovedError: it is not in `before` any more.
+        """
+        async with self._door() as connection, connection.transaction():
+            cursor = await connection.execute(
+                "update logweir.tenants set state = %(after)s, spec = coalesce(%(spec)s, spec),"
+                " lost_blocks = lost_blocks + %(blocks)s,"
+                " lost_records = lost_records + %(records)s"
+                " where id = %(tenant)s and state = %(before)s",
+                {
+                    "tenant": tenant,
+                    "before": before,
+                    "after": after,
+                    "spec": None if spec is None else Jsonb(spec),
+                    "blocks": lost_blocks,
+                    "records": lost_records,
+                },
+            )
+            if not cursor.rowcount:
+                raise TenantMovedError(f"The tenant {tenant!r} is not {before} any more.")
+            if after in ("retained", "deleted"):
+                await connection.execute(_END, [tenant])
+                await connection.execute("delete from logweir.api_keys where tenant = %s", [tenant])
+            if after == "deleted":
+                await connection.execute(
+                    "delete from logweir.pipelines where tenant = %s", [tenant]
+                )
+
+    async def release_tenant_id(self, tenant: TenantId) -> bool:
+        """Let a retired id be claimed by any object; false when it is not retired."""
+        rows = await self._rows(
+            "update logweir.tenants set cluster = '', namespace = '', name = ''"
+            " where id = %s and state = 'deleted' returning 1",
+            [tenant],
+        )
+        return bool(rows)
+
+    async def storage(self, tenant: TenantId) -> Storage | None:
+        """Return what a tenant has stored; None when its schema does not say. For the operator,
+        which has the rights of the schemas' owners."""
+        table = f'"{names.schema(tenant)}".storage'
+        [found] = await self._rows("select to_regclass(%s) is not null as is_there", [table])
+        if not found["is_there"]:
+            return None
+        columns = "stored_bytes, oldest_ns, next_drop_ns"
+        rows = await self._rows(f"select {columns} from {table}")  # noqa: S608 - of an id
+        return msgspec.convert(rows[0], Storage)
 
     async def ensure_pipeline(
         self, tenant: TenantId, name: str, retention_days: int, spec: dict[str, Any]
@@ -235,6 +428,12 @@ class Control:
         """Mark a pipeline as deleted; its id is never used again."""
         await self._rows("update logweir.pipelines set state = 'deleted' where id = %s", [pipeline])
 
+    async def delete_pipelines(self, tenant: TenantId) -> None:
+        """Mark all pipelines of a tenant as deleted."""
+        await self._rows(
+            "update logweir.pipelines set state = 'deleted' where tenant = %s", [tenant]
+        )
+
     async def ensure_api_key(
         self,
         tenant: Tenant,
@@ -244,14 +443,16 @@ class Control:
         generation: int,
         expires_at: datetime | None,
     ) -> ApiKeyRow:
-        """Return the tenant's key of this name and generation; an older one is revoked.
+        """Return the resource's key of this name and generation; an older one is revoked.
 
-        So is one that would outlive `expires_at`: its expiry stands in its text.
+        So is one that would outlive `expires_at`, as its expiry stands in its text; and one of
+        this name that was made over the API, as a resource is not refused a name.
         """
-        async with self._door() as connection, connection.transaction():
+        async with self._changing_keys(tenant.id) as connection:
             await connection.execute(
                 "update logweir.api_keys set revoked_at = now() where tenant = %s and name = %s"
-                " and revoked_at is null and ((generation, scopes, pipeline) <> (%s, %s, %s)"
+                " and (revoked_at is null or revoked_at > now()) and (origin <> 'resource'"
+                " or (generation, scopes, pipeline) <> (%s, %s, %s)"
                 " or coalesce(expires_at, 'infinity') > %s)",
                 [tenant.id, name, generation, scopes, pipeline, expires_at or "infinity"],
             )
@@ -275,12 +476,31 @@ class Control:
             )
             return msgspec.convert(await cursor.fetchone(), ApiKeyRow)
 
+    @contextlib.asynccontextmanager
+    async def _changing_keys(
+        self, tenant: TenantId
+    ) -> AsyncIterator[psycopg.AsyncConnection[dict[str, Any]]]:
+        """A transaction in which nobody else changes the tenant's keys."""
+        async with self._door() as connection, connection.transaction():
+            await connection.execute(
+                "select pg_advisory_xact_lock(hashtextextended('api keys ' || %s, 0))", [tenant]
+            )
+            yield connection
+
     async def revoke_api_keys(self, tenant: TenantId, keep: Sequence[str]) -> None:
-        """Revoke the tenant's keys whose names are not in `keep`."""
+        """Revoke the keys of the tenant's resource whose names are not in `keep`."""
+        await self._rows(
+            "update logweir.api_keys set revoked_at = now() where tenant = %s"
+            " and origin = 'resource' and revoked_at is null and not name = any(%s)",
+            [tenant, list(keep)],
+        )
+
+    async def revoke_all_api_keys(self, tenant: TenantId) -> None:
+        """Revoke every key of a tenant, wherever it comes from."""
         await self._rows(
             "update logweir.api_keys set revoked_at = now()"
-            " where tenant = %s and revoked_at is null and not name = any(%s)",
-            [tenant, list(keep)],
+            " where tenant = %s and (revoked_at is null or revoked_at > now())",
+            [tenant],
         )
 
     async def objects(self) -> list[StoredObject]:
@@ -379,15 +599,3 @@ class Control:
             " where kind = %s and namespace = %s and name = %s and deleted_at is not null",
             [kind, namespace, name],
         )
-
-    async def set_tenant_deleted(self, tenant: TenantId) -> None:
-        """Retire a tenant's id for ever; its keys go.
-
-        Whoever adopts it again has other secrets: no key of before is good for what comes then.
-        """
-        await self._rows(
-            "update logweir.tenants set state = 'deleted', ingest_revision = ingest_revision + 1,"
-            " access_revision = access_revision + 1 where id = %s and state <> 'deleted'",
-            [tenant],
-        )
-        await self._rows("delete from logweir.api_keys where tenant = %s", [tenant])

@@ -3,7 +3,7 @@
 -- P = '{sNN}:t_<tenant>:<pipeline>:', T = P without the pipeline. All other keys are derived from it, so
 -- tenants cannot be mixed, and every command in here is checked against the ACL of the CALLER.
 --
---   <P>q stream of blocks          <T>m hash: state,max_bytes,rps,bps,burst_s   (the operator writes)
+--   <P>q stream of blocks          <T>m hash: state,max_bytes,rps,bps,burst_s,stored (the operator writes)
 --   <P>m hash: state,bw,nb,shards  <T>c hash: bytes,rtat,rrem,btat,brem         (append and ack write)
 --   <P>c hash: bytes,accepted,inflight,seq
 --   <P>i:<bucket>:<shard> hash of markers: request key -> fingerprint(8) uuid(16) index
@@ -41,14 +41,14 @@ end
 
 -- lw_append  KEYS: q   ARGV: uuid(16), accepted records, decoded bytes, block, requests,
 --                            then for each request with a key: key(16), fingerprint(8), index
--- Answers: NOMETA | NOSTREAM | STATE state | FULL | RATE wait_us | CONFLICT index...
+-- Answers: NOMETA | NOSTREAM | STATE state | STORED | FULL | LARGE max_bytes | RATE wait_us | CONFLICT index...
 --          | DUP (index, marker)... | OK id seq (index, marker of the request that it repeats)...
 local function append(K, A)
   local P = string.sub(K[1], 1, -2)
   local T = string.match(P, '^(.*:)%d+:$')
   if not T then return {'NOMETA'} end
   local pm = redis.call('HMGET', P .. 'm', 'state', 'bw', 'nb', 'shards')
-  local tm = redis.call('HMGET', T .. 'm', 'state', 'max_bytes', 'rps', 'bps', 'burst_s')
+  local tm = redis.call('HMGET', T .. 'm', 'state', 'max_bytes', 'rps', 'bps', 'burst_s', 'stored')
   if not pm[1] or not tm[1] then return {'NOMETA'} end
   if tm[1] ~= 'active' then return {'STATE', tm[1]} end
   if pm[1] ~= 'active' then return {'STATE', pm[1]} end
@@ -79,9 +79,12 @@ local function append(K, A)
     return answer
   end
 
+  if tm[6] == 'over' then return {'STORED'} end
   local c = redis.call('HMGET', T .. 'c', 'bytes', 'rtat', 'rrem', 'btat', 'brem')
   local size = string.len(A[4])
-  if tm[2] and tm[2] ~= '' and tonumber(c[1] or 0) + size > tonumber(tm[2]) then return {'FULL'} end
+  local room = tonumber(tm[2] or '')
+  if room and size > room then return {'LARGE', tm[2]} end  -- it will never fit
+  if room and tonumber(c[1] or 0) + size > room then return {'FULL'} end
   local rps, bps = tonumber(tm[3] or ''), tonumber(tm[4] or '')
   local burst = (tonumber(tm[5] or '') or 2) * US
   local wait = 0
@@ -148,5 +151,5 @@ end
 
 redis.register_function{function_name='lw_append', callback=append}
 redis.register_function{function_name='lw_ack', callback=ack, flags={'allow-oom'}}
-redis.register_function{function_name='lw_version', callback=function() return 'logweir-1' end,
+redis.register_function{function_name='lw_version', callback=function() return 'logweir-2' end,
   flags={'no-writes', 'allow-stale', 'allow-oom'}}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.resources
+import math
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from typing import Any, cast
 
@@ -18,11 +19,11 @@ from redis import asyncio as redis
 from redis import exceptions
 
 from logweir.backends import failpoint, redis_client
-from logweir.core import errors, ids, names
+from logweir.core import bounds, errors, ids, names
 from logweir.core.binding import JournalServer, Login
 from logweir.core.names import PipelineId, TenantId
 
-LIBRARY_VERSION = "logweir-1"
+LIBRARY_VERSION = "logweir-2"
 """What lw_version answers when the right library is loaded."""
 
 ACK_BATCH = 2000
@@ -34,6 +35,10 @@ FULL_SURE_S = 0.05
 APPEND_TIMEOUT_S = 5.0
 REVOKED_TIMEOUT_S = 2.0
 """With the time between two questions, within the 5 s in which a revoked key is refused."""
+
+REVOKED = "r:"
+ENDS = "e:"
+"""Of a tenant's hash `cfg`: begin of the fields that name a revoked key, and one that ends."""
 
 _CLOSED = "the handler is closed"
 """uvloop's words, in a RuntimeError, for writing to a connection that was reset just now."""
@@ -78,6 +83,13 @@ class Entry(msgspec.Struct, frozen=True):
     accepted: int
     repeats: frozenset[int]
     payload: bytes
+
+
+class Revocations(msgspec.Struct, frozen=True):
+    """Ids of keys that are revoked, and when others end, in seconds since the epoch."""
+
+    revoked: frozenset[int] = frozenset()
+    ends: Mapping[int, int] = {}
 
 
 class Counters(msgspec.Struct, frozen=True):
@@ -153,7 +165,8 @@ class Appender:
             keyed: those that have a key.
 
         Raises:
-            OverLimitError: the tenant's buffer is full or its rate in debt.
+            OverLimitError: the tenant's buffer is full, its rate in debt, or too much is stored.
+            TooLargeError: the block is larger than the tenant's buffer.
             ForbiddenError: the tenant or the pipeline is read-only or being deleted.
             UnavailableError: the journal did not answer, or is not set up; send again.
         """
@@ -184,23 +197,34 @@ class Appender:
             )
         return cast("list[Any]", answer)
 
-    async def revoked_keys(self) -> frozenset[int]:
-        """Return the ids of the tenant's revoked keys.
+    async def revocations(self) -> Revocations:
+        """Return which of the tenant's keys are revoked, or will be.
 
         Raises:
             UnavailableError: the journal did not answer.
         """
         key = names.journal_tenant(self._tenant) + "cfg"
         async with door("say which keys are revoked", REVOKED_TIMEOUT_S):
-            text = await answer_of(self._redis.hget(key, "revoked"))
+            fields = await answer_of(self._redis.hgetall(key))
         try:
-            return frozenset(int(part) for part in (text or b"").split(b",") if part)
+            return _revocations(fields)
         except ValueError as cause:
             raise UnreachableError("list the revoked keys", str(cause)) from cause
 
     async def close(self) -> None:
         """Close all connections."""
         await self._redis.aclose()
+
+
+def _revocations(fields: Mapping[bytes, bytes]) -> Revocations:
+    revoked, ends = set(), {}
+    for name, value in fields.items():
+        kind, colon, key_id = name.decode("ascii", "replace").partition(":")
+        if kind + colon == REVOKED:
+            revoked.add(int(key_id))
+        elif kind + colon == ENDS:
+            ends[int(key_id)] = int(value)
+    return Revocations(frozenset(revoked), ends)
 
 
 def _appended(answer: list[Any]) -> Appended | AllRepeated | Conflicts:
@@ -211,6 +235,11 @@ def _appended(answer: list[Any]) -> Appended | AllRepeated | Conflicts:
         return AllRepeated(_markers(answer[1:]))
     if kind == b"CONFLICT":
         return Conflicts(frozenset(int(index) for index in answer[1:]))
+    if kind == b"LARGE":
+        raise errors.TooLargeError(
+            f"The request is larger than the buffer of this tenant, {int(answer[1])} bytes.",
+            hint="Send several requests; quotas.bufferBytes is the buffer.",
+        )
     if kind == b"FULL":
         raise errors.OverLimitError(
             "The buffer of this tenant is full: records arrive faster than they are stored.",
@@ -219,10 +248,18 @@ def _appended(answer: list[Any]) -> Appended | AllRepeated | Conflicts:
             hint="Send again later; a larger quotas.bufferBytes or more collectors help.",
         )
     if kind == b"RATE":
+        wait_s = int(answer[1]) / 1e6
         raise errors.OverLimitError(
-            "This tenant is over its rate.",
-            retry_after_s=int(answer[1]) / 1e6,
-            hint="Send again later; the rate is quotas.recordsPerSecond and bytesPerSecond.",
+            f"This tenant is over its rate for another {math.ceil(wait_s)} s.",
+            retry_after_s=wait_s,
+            hint="Send again then; the rate is quotas.recordsPerSecond and bytesPerSecond.",
+        )
+    if kind == b"STORED":
+        raise errors.OverLimitError(
+            "This tenant has stored as much as it may.",
+            retry_after_s=bounds.STORED_LOOK_S + bounds.STORED_READ_S,
+            hint="It is looked at again by then; a larger quotas.storedBytes helps at once,"
+            " a shorter retention as soon as records go.",
         )
     if kind == b"STATE" and answer[1] != b"provisioning":
         raise errors.ForbiddenError(f"Ingest of this tenant is closed: {answer[1].decode()}.")

@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 import psycopg
@@ -125,6 +125,7 @@ class KeeperStore(_Door):
     def __init__(self, server: PostgresServer, login: Login, tenant: TenantId) -> None:
         super().__init__(store.conninfo(server, login, "logweir keeper"))
         self._schema = names.schema(tenant)
+        self._is_migrated = False
 
     def _sql(self, text: str) -> sql.Composed:
         return sql.SQL(text).format(sql.Identifier(self._schema))
@@ -198,7 +199,7 @@ class KeeperStore(_Door):
             " from unnest(%(ids)s::int8[], %(times)s::int8[]) as k(id, min_ts)"
             " join {}.segments s on s.id = k.id and s.min_ts = k.min_ts"
             " where s.min_ts between %(low)s and %(high)s",
-            _which(group),
+            which(group),
         )
         by_id = {row[0]: segment.Segment(*row[1:]) for row in rows}
         if len(by_id) < len(group):
@@ -214,16 +215,9 @@ class KeeperStore(_Door):
         is_replaced = False
         async with self._door() as connection:
             async with connection.transaction() as transaction:
-                deleted = await connection.execute(
-                    self._sql(
-                        "delete from {}.segments s"
-                        " using unnest(%(ids)s::int8[], %(times)s::int8[]) as k(id, min_ts)"
-                        " where s.id = k.id and s.min_ts = k.min_ts"
-                        " and s.min_ts between %(low)s and %(high)s"
-                    ),
-                    _which(group),
-                )
-                if deleted.rowcount != len(group):
+                deleted = await connection.execute(self._sql(DELETE_SEGMENTS), which(group))
+                gone_bytes = [row[1] for row in await deleted.fetchall()]
+                if len(gone_bytes) != len(group):
                     raise psycopg.Rollback(transaction)
                 failpoint.reach("keeper.mid_merge")
                 await connection.execute(
@@ -234,9 +228,32 @@ class KeeperStore(_Door):
                     ),
                     msgspec.structs.astuple(merged),
                 )
+                saved_bytes = sum(gone_bytes) - len(merged.body) - len(merged.filter)
+                await self._count_change(connection, merged.pipeline, -saved_bytes)
                 is_replaced = True
             failpoint.reach("keeper.after_merge")
         return is_replaced
+
+    async def _count_change(
+        self, connection: psycopg.AsyncConnection[Any], pipeline: PipelineId, by_bytes: int
+    ) -> None:
+        """Add to usage what a change of segments, in the same transaction, does to their bytes."""
+        if await self._has_storage(connection):
+            await connection.execute(
+                self._sql("select {}.change_usage(%s, %s)"), [pipeline, by_bytes]
+            )
+
+    async def _has_storage(self, connection: psycopg.AsyncConnection[Any]) -> bool:
+        """Whether the schema is of this program's revision: that of the one before does not
+        follow what a keeper does to its bytes, and is put right when it is migrated."""
+        if not self._is_migrated:
+            cursor = await connection.execute(
+                "select coalesce(has_function_privilege(to_regprocedure(%s)::oid, 'execute'),"
+                " false)",
+                [f'"{self._schema}".drop_partition(int8)'],
+            )
+            [[self._is_migrated]] = await cursor.fetchall()
+        return self._is_migrated
 
     # ---- ledgers -----------------------------------------------------------------------------
 
@@ -313,7 +330,28 @@ class KeeperStore(_Door):
         return int(rows[0][0])
 
 
-def _which(group: Sequence[SmallSegment]) -> dict[str, object]:
+DELETE_SEGMENTS: Final = (
+    "delete from {}.segments s"
+    " using unnest(%(ids)s::int8[], %(times)s::int8[]) as k(id, min_ts)"
+    " where s.id = k.id and s.min_ts = k.min_ts and s.min_ts between %(low)s and %(high)s"
+    " returning s.pipeline, octet_length(s.body) + coalesce(octet_length(s.filter), 0)"
+)
+"""Deletes those of `which`; returns pipeline and bytes of each that was there."""
+
+
+class Located(Protocol):
+    """What finds a segment."""
+
+    @property
+    def id(self) -> int:
+        """Its number."""
+
+    @property
+    def min_ts(self) -> int:
+        """Its first time."""
+
+
+def which(group: Sequence[Located]) -> dict[str, object]:
     """The keys of segments, and the bounds that tell the planner which partitions to look at."""
     times = [one.min_ts for one in group]
     ids = [one.id for one in group]

@@ -2,7 +2,7 @@
 
     bootstrap_store    platform logins, the database, the control schema    (once an installation)
     provision_store    a tenant's schema, logins, grants, partitions        (each reconcile)
-    bootstrap_journal  the function library                                 (once an installation)
+    bootstrap_journal  the function library, the user of auth               (once an installation)
     provision_journal  a tenant's ACL users, limits, streams                (each reconcile)
 
 Every step may run again. Passwords are derived from the roots, and reach PostgreSQL as SCRAM
@@ -31,6 +31,10 @@ from logweir.core.names import LoginKind, TenantId
 OPERATOR: Final = "logweir_operator"
 QUERY: Final = "logweir_query"
 KEEPER: Final = "logweir_keeper"
+AUTH: Final = "logweir_auth"
+JOURNAL_AUTH: Final = "lw_auth"
+"""The user of the role `auth` in the journal, where it may write revocations and nothing else."""
+
 DATABASE: Final = "logweir"
 
 SCRAM_ITERATIONS: Final = 4096
@@ -81,7 +85,14 @@ class Limits(msgspec.Struct, frozen=True):
 
 def platform_password(roots: Roots, login: str) -> str:
     """Return the password of a platform login."""
-    root = {OPERATOR: roots.write, QUERY: roots.read, KEEPER: roots.maintain}[login]
+    # Other roles hold the sign root too, so the logins of `auth` come from one that none has.
+    root = {
+        OPERATOR: roots.write,
+        QUERY: roots.read,
+        KEEPER: roots.maintain,
+        AUTH: roots.write,
+        JOURNAL_AUTH: roots.write,
+    }[login]
     return keys.password(root, keys.PLATFORM, login, 1)
 
 
@@ -111,7 +122,7 @@ def bootstrap_store(superuser: str, roots: Roots) -> None:
         roots: the root keys.
     """
     with psycopg.connect(superuser, autocommit=True) as connection:
-        for login, options in ((OPERATOR, "CREATEROLE"), (QUERY, ""), (KEEPER, "")):
+        for login, options in ((OPERATOR, "CREATEROLE"), (QUERY, ""), (KEEPER, ""), (AUTH, "")):
             _ensure_login(connection, login, platform_password(roots, login), options)
         exists = connection.execute(
             "select 1 from pg_database where datname = %s", [DATABASE]
@@ -185,10 +196,14 @@ def provision_store(operator: str, tenant: Tenant, roots: Roots, limits: Limits)
         for kind in _SETTINGS:
             _provision_login(connection, tenant, roots, kind, limits)
         connection.execute(
-            sql.SQL("update {}.settings set retention_days = %s where retention_days <> %s").format(
-                sql.Identifier(schema)
-            ),
-            [tenant.retention_days, tenant.retention_days],
+            sql.SQL(
+                "with changed as (update {0}.settings set retention_days = %(days)s,"
+                " retention_bytes = %(bytes)s where (retention_days, retention_bytes)"
+                " is distinct from (%(days)s, %(bytes)s::int8) returning 1)"
+                # What was to go by other rules is to be decided again.
+                " update {0}.storage set leaving_until = null where exists (select from changed)"
+            ).format(sql.Identifier(schema)),
+            {"days": tenant.retention_days, "bytes": tenant.retention_bytes},
         )
         connection.execute(
             sql.SQL(
@@ -231,14 +246,19 @@ _GRANTS: Final[Mapping[LoginKind, Sequence[str]]] = {
     "r": (
         "grant usage on schema {schema} to {who}",
         "grant select on {schema}.segments, {schema}.ledger, {schema}.quarantine,"
-        " {schema}.usage, {schema}.settings to {who}",
+        " {schema}.usage, {schema}.settings, {schema}.storage to {who}",
     ),
     "k": (
         "grant usage on schema {schema} to {who}",
         # By name: what a partition or Alembic's table may be used for is nobody's to say.
         "grant select, insert, update, delete on {schema}.segments, {schema}.ledger,"
-        " {schema}.producers, {schema}.quarantine, {schema}.usage, {schema}.settings to {who}",
-        "grant execute on function {schema}.ensure_partition(int8) to {who}",
+        " {schema}.producers, {schema}.quarantine, {schema}.usage to {who}",
+        # How long records are kept is the operator's to say, also to who deletes them.
+        "revoke insert, update, delete on {schema}.settings from {who}",
+        "grant select, update (partition_width) on {schema}.settings to {who}",
+        "grant select, update (stored_bytes, oldest_ns, next_drop_ns) on {schema}.storage to {who}",
+        "grant execute on function {schema}.ensure_partition(int8), {schema}.drop_partition(int8),"
+        " {schema}.change_usage(int4, int8), {schema}.correct_usage() to {who}",
     ),
 }
 
@@ -284,7 +304,16 @@ async def bootstrap_journal(operator: redis.Redis) -> None:
     if await _is_off(operator, "default") and not await _can_replay(operator):
         # Nobody can be a user that is off, so its rights open nothing.
         await journal.command(operator, "ACL", "SETUSER", "default", *_REPLAY_RULES)
-        await _save_acl(operator)
+        await save_acl(operator)
+
+
+async def bootstrap_auth_user(operator: redis.Redis, roots: Roots) -> None:
+    """Make the user of the role `auth`, or set its password and its rights again."""
+    digest = hashlib.sha256(platform_password(roots, JOURNAL_AUTH).encode()).hexdigest()
+    await journal.command(
+        operator, "ACL", "SETUSER", JOURNAL_AUTH, "reset", "on", f"#{digest}", *_AUTH_RULES
+    )
+    await save_acl(operator)
 
 
 async def _is_off(operator: redis.Redis, user: str) -> bool:
@@ -319,7 +348,7 @@ async def provision_journal(
         user = names.redis_user(tenant.id, kind)
         digest = hashlib.sha256(journal_password(roots, tenant, user).encode()).hexdigest()
         await journal.command(operator, "ACL", "SETUSER", user, "reset", "on", f"#{digest}", *rules)
-    await _save_acl(operator)
+    await save_acl(operator)
     state = "active" if tenant.state == "active" else tenant.state
     await _set(
         operator,
@@ -351,11 +380,16 @@ async def provision_journal(
         )
 
 
+async def set_stored(operator: redis.Redis, tenant: TenantId, *, is_over: bool) -> None:
+    """Tell a tenant's journal whether more is stored than may be: then it takes nothing."""
+    await _set(operator, names.journal_tenant(tenant) + "m", {"stored": "over" if is_over else ""})
+
+
 async def _set(operator: redis.Redis, key: str, values: Mapping[str, object]) -> None:
     await operator.hset(key, mapping={k: str(v) for k, v in values.items()})
 
 
-async def _save_acl(operator: redis.Redis) -> None:
+async def save_acl(operator: redis.Redis) -> None:
     """Users live in the server's memory until they are saved to its aclfile."""
     try:
         await journal.command(operator, "ACL", "SAVE")
@@ -373,8 +407,8 @@ def acl_rules(tenant: TenantId) -> dict[Literal["in", "col", "tail"], list[str]]
             *base,
             *(f"~{p}*:q", f"~{p}*:i:*", f"~{p}*:c", f"~{p}c"),
             *(f"%R~{p}*:m", f"%R~{p}m", f"%R~{p}cfg", f"%R~{p}*:t", f"&{p}*:l"),
-            *("+fcall|lw_append", "+time", "+hmget", "+hget", "+hset", "+hlen", "+expire"),
-            *("+exists", "+xadd", "+hincrby", "+publish", "+wait"),
+            *("+fcall|lw_append", "+time", "+hmget", "+hgetall", "+hget", "+hset", "+hlen"),
+            *("+expire", "+exists", "+xadd", "+hincrby", "+publish", "+wait"),
         ],
         "col": [
             *base,
@@ -390,12 +424,38 @@ def acl_rules(tenant: TenantId) -> dict[Literal["in", "col", "tail"], list[str]]
     }
 
 
+_AUTH_RULES: Final = (
+    *("~{s*}:t_*:cfg", "resetchannels", "-@all", "+hset", "+hdel", "+ping", "+client|setname"),
+)
+
+
 async def publish_revocations(
-    operator: redis.Redis, tenant: TenantId, key_ids: Sequence[int]
+    client: redis.Redis, tenant: TenantId, key_ids: Sequence[int], ends: Mapping[int, int] = {}
 ) -> None:
-    """Tell the tenant's ingest which keys are revoked."""
-    text = ",".join(str(key_id) for key_id in sorted(key_ids))
-    await _set(operator, names.journal_tenant(tenant) + "cfg", {"revoked": text})
+    """Tell the tenant's ingest which keys are revoked.
+
+    Each has a field of its own, which nobody writes over, so operator and auth may do this at the
+    same time, in any order, with what each has read before.
+
+    Args:
+        client: as the operator or auth.
+        tenant: whose keys.
+        key_ids: of those that are revoked.
+        ends: when others end, in seconds since the epoch.
+    """
+    fields = {
+        **{journal.REVOKED + str(key_id): "1" for key_id in key_ids},
+        **{journal.ENDS + str(key_id): at_s for key_id, at_s in ends.items()},
+    }
+    if fields:
+        await _set(client, names.journal_tenant(tenant) + "cfg", fields)
+
+
+async def forget_revocations(client: redis.Redis, tenant: TenantId, key_ids: Sequence[int]) -> None:
+    """Tell the tenant's ingest nothing more of keys, whose texts must have expired."""
+    fields = [kind + str(key_id) for key_id in key_ids for kind in (journal.REVOKED, journal.ENDS)]
+    if fields:
+        await journal.answer_of(client.hdel(names.journal_tenant(tenant) + "cfg", *fields))
 
 
 _JOURNAL_SETTINGS: Final = {

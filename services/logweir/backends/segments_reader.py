@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 import numpy as np
@@ -78,6 +78,25 @@ class LedgerRow(msgspec.Struct, frozen=True):
 
     pipeline: PipelineId
     outcomes: tuple[int, ...]
+
+
+class Used(msgspec.Struct, frozen=True):
+    """What a pipeline used since `start_ns`: requests and records by outcome, bytes as they were
+    sent, and by how many bytes the store has grown. `refused` counts requests by reason."""
+
+    start_ns: int
+    pipeline: PipelineId
+    requests: int
+    stored: int
+    quarantined: int
+    expired: int
+    repeated: int
+    raw_bytes: int
+    stored_bytes: int
+    refused: Mapping[str, int] = {}
+
+
+UsageStep = Literal["hour", "day", "total"]
 
 
 class UnreachableError(errors.UnavailableError):
@@ -257,12 +276,60 @@ class Snapshot:
         )
         return LedgerRow(rows[0][0], tuple(rows[0][1])) if rows else None
 
+    async def usage(
+        self,
+        pipelines: Sequence[PipelineId],
+        span_s: tuple[int, int],
+        step: UsageStep,
+        most: int,
+    ) -> list[Used]:
+        """Return what pipelines used, by time and pipeline; at most so many rows.
+
+        Args:
+            pipelines: whose usage.
+            span_s: first second and the one after the last, since the epoch: whole hours, as
+                the keeper keeps no more.
+            step: what one row stands for, in UTC.
+            most: rows.
+        """
+        values = [list(pipelines), *span_s]
+        place = sql.Literal(span_s[0] * 10**9) if step == "total" else _START[step]
+        rows = await self._rows(
+            "select ({1})::int8, u.pipeline, coalesce(sum(u.requests), 0)::int8,"
+            " coalesce(sum(u.stored), 0)::int8, coalesce(sum(u.quarantined), 0)::int8,"
+            " coalesce(sum(u.expired), 0)::int8, coalesce(sum(u.repeated), 0)::int8,"
+            " coalesce(sum(u.raw_bytes), 0)::int8, coalesce(sum(u.stored_bytes), 0)::int8"
+            " from {0}.usage u where u.pipeline = any(%s) and u.at >= to_timestamp(%s)"
+            " and u.at < to_timestamp(%s) group by 1, 2 order by 1, 2 limit %s",
+            [*values, most],
+            place,
+        )
+        reasons = await self._rows(
+            "select ({1})::int8, u.pipeline, r.key, sum(r.value::int8)::int8 from {0}.usage u"
+            " cross join jsonb_each_text(u.refused) as r where u.pipeline = any(%s)"
+            " and u.at >= to_timestamp(%s) and u.at < to_timestamp(%s) group by 1, 2, 3 order by 3",
+            values,
+            place,
+        )
+        refused: dict[tuple[object, ...], dict[str, int]] = {}
+        for *at, reason, number in reasons:
+            refused.setdefault(tuple(at), {})[reason] = number
+        return [
+            msgspec.structs.replace(Used(*row), refused=refused.get(row[:2], {})) for row in rows
+        ]
+
     async def _rows(
-        self, text: str, values: Sequence[object], *names: sql.Identifier
+        self, text: str, values: Sequence[object], *names: sql.Composable
     ) -> list[tuple[Any, ...]]:
         query = sql.SQL(text).format(sql.Identifier(self._schema), *names)
         cursor = await self._connection.execute(query, values, binary=True)
         return await cursor.fetchall()
+
+
+_START: Final[Mapping[str, sql.SQL]] = {
+    "hour": sql.SQL("extract(epoch from date_trunc('hour', u.at, 'UTC')) * 1e9"),
+    "day": sql.SQL("extract(epoch from date_trunc('day', u.at, 'UTC')) * 1e9"),
+}
 
 
 def _head_bytes(counts_bytes: int, codec: int, label_sets_bytes: int, prefix: bytes) -> int:

@@ -320,9 +320,12 @@ def refusals(results: Iterable[settle.BlockResult]) -> dict[str, int]:
     return found
 
 
-def partition_bounds(rows: Iterable[Sequence[str]]) -> list[tuple[int, int]]:
-    """Return what `PARTITIONS` found: first moment (inclusive) and end of each, in order."""
-    found = (_BOUND.search(row[0]) for row in rows)
+def partition_bounds(rows: Iterable[Sequence[str | None]]) -> list[tuple[int, int]]:
+    """Return what `PARTITIONS` found: first moment (inclusive) and end of each, in order.
+
+    One that is dropped while the catalog is read has no bound there.
+    """
+    found = (_BOUND.search(row[0]) for row in rows if row[0])
     return sorted((int(match[1]), int(match[2])) for match in found if match)
 
 

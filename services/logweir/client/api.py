@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final, TypeVar
 
 import httpx2
@@ -12,8 +14,10 @@ import msgspec
 from logweir.core import errors
 
 TIMEOUT_S: Final = 60.0
+_END_OF_CERTIFICATE: Final = "-----END CERTIFICATE-----"
 _PREFIX = re.compile(r"/t/[^/]+(?:/[^/]*)?/?$")
-_Kind = TypeVar("_Kind")
+Kind = TypeVar("Kind")
+_encode = msgspec.json.Encoder().encode
 _POSITION = re.compile(r"\(line (\d+), column (\d+)\)")
 
 
@@ -22,6 +26,9 @@ class Target(msgspec.Struct, frozen=True):
 
     url: str
     key: str
+    certificate: str = ""
+    """File with the one certificate that this server shows, whatever name stands in it; without
+    it the system's authorities and the name in the URL decide."""
 
     def __post_init__(self) -> None:
         if not re.match(r"https?://[^/]", self.url):
@@ -46,6 +53,27 @@ class Target(msgspec.Struct, frozen=True):
         """The key, as a header."""
         return {"authorization": f"Bearer {self.key}"}
 
+    def tls(self) -> ssl.SSLContext | None:
+        """Return how the server is known by TLS; None: as everywhere.
+
+        Raises:
+            SetupError: the certificate cannot be read.
+        """
+        if not self.certificate:
+            return None
+        try:
+            text = Path(self.certificate).read_text(encoding="ascii")
+            first, end, _ = text.partition(_END_OF_CERTIFICATE)
+            context = ssl.create_default_context(cadata=first + end)
+        except (OSError, ValueError) as cause:
+            raise errors.SetupError(
+                f"Cannot read the certificate {self.certificate}: {cause}.",
+                hint="'logweir up' was given it with '--tls-cert'.",
+            ) from cause
+        context.check_hostname = False
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        return context
+
 
 class AnswerError(errors.LogweirError):
     """The server refused, in its own words."""
@@ -61,27 +89,54 @@ class AnswerError(errors.LogweirError):
 
 def client(target: Target) -> httpx2.Client:
     """Return an HTTP client with the target's key."""
-    return httpx2.Client(headers=target.headers, timeout=TIMEOUT_S, trust_env=False)
+    context = target.tls()
+    return httpx2.Client(
+        headers=target.headers,
+        timeout=TIMEOUT_S,
+        trust_env=False,
+        verify=True if context is None else context,
+    )
 
 
 def get(
-    http: httpx2.Client, target: Target, path: str, params: Mapping[str, str], kind: type[_Kind]
-) -> _Kind:
+    http: httpx2.Client, target: Target, path: str, params: Mapping[str, str], kind: type[Kind]
+) -> Kind:
     """Return the JSON of a GET of the read API.
 
     Raises:
         AnswerError: the server refused, or this is no Logweir.
         UnavailableError: there is no answer.
     """
+    return decode(send(http, target, "GET", path, params=params), kind)
+
+
+def send(
+    http: httpx2.Client,
+    target: Target,
+    method: str,
+    path: str,
+    body: object = None,
+    params: Mapping[str, str] | None = None,
+) -> httpx2.Response:
+    """Return the successful answer of one request of the platform's API; `body` goes as JSON.
+
+    Raises:
+        AnswerError: the server refused, or this is no Logweir.
+        UnavailableError: there is no answer.
+    """
+    content = None if body is None else _encode(body)
+    headers = {} if body is None else {"content-type": "application/json"}
     try:
-        answer = http.get(target.platform_url + path, params=params)
+        answer = http.request(
+            method, target.platform_url + path, params=params, content=content, headers=headers
+        )
     except httpx2.TransportError as cause:
         raise no_answer(target, cause) from cause
     check(answer)
-    return decode(answer, kind)
+    return answer
 
 
-def decode(answer: httpx2.Response, kind: type[_Kind]) -> _Kind:
+def decode(answer: httpx2.Response, kind: type[Kind]) -> Kind:
     """Return an answer's JSON.
 
     Raises:

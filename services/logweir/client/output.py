@@ -28,6 +28,8 @@ _CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(32), 127, *range(
 }
 """A log may hold what would move a terminal's cursor or worse: it is shown, not obeyed."""
 
+_BYTES: Final = ("B", "kB", "MB", "GB", "TB", "PB")
+
 Record = Mapping[str, Any]
 
 
@@ -79,3 +81,13 @@ def _quoted(text: str) -> str:
     if text and not any(c in ' "=\n\t\\' or ord(c) < 32 for c in text):
         return text
     return msgspec.json.encode(text).decode()
+
+
+def size(size_bytes: int) -> str:
+    """Return bytes for a person: `1.2 MB`, `-340 kB`."""
+    value, unit = float(size_bytes), _BYTES[0]
+    for unit in _BYTES:
+        if abs(value) < 999.5 or unit == _BYTES[-1]:
+            break
+        value /= 1000
+    return f"{value:.3g} {unit}"

@@ -183,7 +183,12 @@ def _frames(target: Target, params: dict[str, str]) -> Iterator[_Frame]:
     url = "ws" + target.platform_url.removeprefix("http") + "/api/v1/tail?" + urlencode(params)
     try:
         with connect(
-            url, additional_headers=target.headers, max_size=None, open_timeout=30, proxy=None
+            url,
+            additional_headers=target.headers,
+            max_size=None,
+            open_timeout=30,
+            proxy=None,
+            ssl=target.tls(),
         ) as socket:
             while True:
                 try:

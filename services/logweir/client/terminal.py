@@ -9,6 +9,7 @@ import select
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from logweir.client import api
@@ -18,6 +19,8 @@ from logweir.core import errors
 
 SHOWN_REJECTED: Final = 20
 _DURATION = re.compile(r"(?:\d+(?:ms|[smhdw]))+")
+_PART = re.compile(r"(\d+)(ms|[smhdw])")
+_UNITS_S: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
 def say(text: str) -> None:
@@ -62,6 +65,35 @@ def has_colour(color: str) -> bool:
 def moment(text: str) -> str:
     """Return a time as the API takes it: a bare duration means so long ago."""
     return f"-{text}" if _DURATION.fullmatch(text) else text
+
+
+def seconds(text: str) -> int:
+    """Return the seconds of a duration such as `1h` or `1h30m`.
+
+    Raises:
+        BadRequestError: it is none.
+    """
+    if not _DURATION.fullmatch(text):
+        raise errors.BadRequestError(f"{text!r} is no duration.", hint="90d, 12h and 1h30m are.")
+    return int(sum(int(count) * _UNITS_S[unit] for count, unit in _PART.findall(text)))
+
+
+def ahead(text: str) -> datetime:
+    """Return a moment that is given as a duration from now, or as RFC 3339.
+
+    Raises:
+        BadRequestError: it is neither.
+    """
+    if _DURATION.fullmatch(text):
+        with contextlib.suppress(OverflowError):
+            return datetime.now(UTC) + timedelta(seconds=seconds(text))
+    with contextlib.suppress(ValueError):
+        found = datetime.fromisoformat(text)
+        if found.tzinfo is not None:
+            return found
+    raise errors.BadRequestError(
+        f"{text!r} is no moment ahead.", hint="90d and 2030-01-31T12:00:00Z are."
+    )
 
 
 @contextlib.contextmanager

@@ -258,9 +258,11 @@ class Worker:
             if len(deliveries) > 1:
                 return await self._store_halves(line, deliveries)
             [bad] = deliveries
-            if bad.problem:
+            if bad.problem and bad.header is None:
                 raise
-            whole = refused(bad, f"refused by the store: {error.message}")
+            whole = refused(bad, bad.problem or f"refused by the store: {error.message}")
+            if not bad.problem:  # else it is the header that is refused: its keys are lost
+                whole = msgspec.structs.replace(whole, header=bad.header)
             return await self._store_in_order(line, [whole])
         self._report_damage(line, judged, deliveries[:count])
         return count

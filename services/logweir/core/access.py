@@ -32,10 +32,21 @@ class MistypedKeyError(errors.UnauthorizedError):
     """The key's checksum does not fit: a typo or a cut, and no forgery."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__("mistyped")
         self.message = "The key is mistyped or cut: its checksum does not fit."
         self.hint = (
             "Copy it again, whole; keys are one word of letters and digits after lwi_ or lwa_."
+        )
+
+
+class StaleNewsError(errors.UnavailableError):
+    """Nothing was heard of revocations for so long that no key is trusted."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Which keys are revoked was not heard for too long, so none is trusted.",
+            retry_after_s=5.0,
+            hint="Send again later; the role's /readyz says what does not answer.",
         )
 
 
@@ -79,7 +90,9 @@ def read(text: str | None) -> keys.SignedKey:
     """
     found = _taken_apart(text) if text else None
     if found is None:
-        raise MistypedKeyError if text and keys.is_like_a_key(text) else errors.UnauthorizedError
+        if text and keys.is_like_a_key(text):
+            raise MistypedKeyError
+        raise errors.UnauthorizedError("missing")
     return found
 
 
@@ -103,17 +116,20 @@ def decide(found: keys.SignedKey, facts: Facts, wanted: Wanted, now_s: float) ->
         UnavailableError: the process heard nothing of revocations for too long.
     """
     key = found.key
-    is_good = keys.is_signed(found, facts.secret or _NOBODY)
-    if not is_good or facts.is_revoked or 0 < key.expires_at_s <= now_s:
-        raise errors.UnauthorizedError
+    if not keys.is_signed(found, facts.secret or _NOBODY):
+        raise errors.UnauthorizedError("unsigned")
+    if facts.is_revoked:
+        raise errors.UnauthorizedError("revoked")
+    if 0 < key.expires_at_s <= now_s:
+        raise errors.UnauthorizedError("expired")
     if not _is_here(key, facts, wanted):
-        raise errors.UnauthorizedError
+        raise errors.UnauthorizedError("elsewhere")
     _check_organisation(wanted.organisation, key.tenant)
     if not key.scopes & wanted.scopes:
         raise _missing(wanted.scopes)
     check_news(facts.heard_s, now_s)
     if facts.is_leaving:
-        raise errors.ForbiddenError("The tenant is being deleted.")
+        raise errors.ForbiddenError("The tenant is being deleted.", reason="leaving")
     return key
 
 
@@ -121,14 +137,10 @@ def check_news(heard_s: float, now_s: float) -> None:
     """Fail closed when it was last heard of revocations at `heard_s`, and that is too long ago.
 
     Raises:
-        UnavailableError: so it is.
+        StaleNewsError: so it is.
     """
     if now_s - heard_s > STALE_AFTER_S:
-        raise errors.UnavailableError(
-            "Which keys are revoked was not heard for too long, so none is trusted.",
-            retry_after_s=5.0,
-            hint="Send again later; the role's /readyz says what does not answer.",
-        )
+        raise StaleNewsError
 
 
 def _is_here(key: keys.ApiKey, facts: Facts, wanted: Wanted) -> bool:
@@ -148,7 +160,7 @@ def _check_organisation(header: bytes, tenant: TenantId) -> None:
             "X-Scope-OrgID names several tenants.", hint="A key is of one tenant."
         )
     if header.decode("latin-1").strip() != tenant:
-        raise errors.UnauthorizedError
+        raise errors.UnauthorizedError("elsewhere")
 
 
 def _missing(scopes: int) -> errors.ForbiddenError:
@@ -156,6 +168,7 @@ def _missing(scopes: int) -> errors.ForbiddenError:
     return errors.ForbiddenError(
         f"The key does not have the scope {names}.",
         hint="Ingest keys (lwi_) send records; access keys (lwa_) read, or administer.",
+        reason="scope",
     )
 
 
@@ -244,9 +257,27 @@ def grant(
     return Grant(tenant, own, key.pipeline, key.key_id)
 
 
+def administer(
+    directory: Directory, sign_root: bytes, headers: Mapping[bytes, bytes], now_s: float
+) -> Grant:
+    """Return what the request's key grants when it may administer its tenant.
+
+    Raises:
+        UnauthorizedError, BadRequestError, ForbiddenError, UnavailableError: as `grant`.
+    """
+    found = grant(directory, sign_root, headers, now_s, scopes=keys.SCOPE_ADMIN)
+    if found.only is not None:
+        raise errors.ForbiddenError(
+            "A key of one pipeline does not administer its tenant.",
+            hint="Use an access key with the scope 'admin' and no pipeline.",
+            reason="scope",
+        )
+    return found
+
+
 def _facts(directory: Directory, sign_root: bytes, key: keys.ApiKey) -> Facts:
     # The secret is derived for an unknown tenant too: that costs the same work as a known one.
-    secret = _secret(sign_root, key)
+    secret = keys.secret_of(key, sign_root)
     tenant = directory.tenants.get(key.tenant)
     if tenant is None:
         return UNKNOWN
@@ -257,12 +288,6 @@ def _facts(directory: Directory, sign_root: bytes, key: keys.ApiKey) -> Facts:
         heard_s=directory.as_of_s,
         is_leaving=tenant.is_deleting,
     )
-
-
-def _secret(sign_root: bytes, key: keys.ApiKey) -> bytes:
-    if key.is_ingest:
-        return keys.ingest_secret(sign_root, key.tenant, key.revision)
-    return keys.access_secret(sign_root, key.revision)
 
 
 def _is_in_force(directory: Directory, tenant: Tenant, key: keys.ApiKey) -> bool:

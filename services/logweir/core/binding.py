@@ -107,3 +107,13 @@ class KeeperBinding(msgspec.Struct, frozen=True):
     store: PostgresServer
     control_login: Login
     maintain_root: str
+
+
+class AuthBinding(msgspec.Struct, frozen=True):
+    """The binding file of the auth role: it signs keys, and tells journals of those that end."""
+
+    store: PostgresServer
+    journal: JournalServer
+    control_login: Login
+    journal_login: Login
+    sign_root: str

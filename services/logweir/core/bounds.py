@@ -55,3 +55,9 @@ MAX_PRODUCER_RANGES = 1024
 
 MAX_LABEL_SETS = 4096
 """Different label sets in one request; more means an id has been made a label."""
+
+STORED_LOOK_S = 30.0
+"""How often the keeper looks at a tenant that has stored too much: its senders wait for so long."""
+
+STORED_READ_S = 2.0
+"""How often the operator reads what keepers have noted of that, for the journals to know."""

@@ -32,12 +32,16 @@ class BadRequestError(LogweirError):
 
 
 class UnauthorizedError(LogweirError):
-    """No, bad, expired or revoked credentials, or no such tenant or pipeline: one text for all."""
+    """No, bad, expired or revoked credentials, or no such tenant or pipeline: one text for all.
+
+    `reason` is a word for metrics, which no sender sees.
+    """
 
     code = "unauthorized"
     status = 401
 
-    def __init__(self) -> None:
+    def __init__(self, reason: str = "") -> None:
+        self.reason = reason
         super().__init__(
             "The key is missing, not valid, expired or revoked for this address.",
             hint="Send a key as 'Authorization: Bearer KEY', 'X-API-Key: KEY' or Basic password,"
@@ -46,10 +50,17 @@ class UnauthorizedError(LogweirError):
 
 
 class ForbiddenError(LogweirError):
-    """The credentials are good, but may not do this (a missing scope, a tenant being deleted)."""
+    """The credentials are good, but may not do this (a missing scope, a tenant being deleted).
+
+    `reason` is a word for metrics.
+    """
 
     code = "forbidden"
     status = 403
+
+    def __init__(self, message: str, *, hint: str = "", reason: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.reason = reason
 
 
 class NotFoundError(LogweirError):
@@ -74,6 +85,13 @@ class TimeoutReachedError(LogweirError):
     retry = True
 
 
+class ConflictError(LogweirError):
+    """What is wanted does not go together with what is there."""
+
+    code = "conflict"
+    status = 409
+
+
 class TooLargeError(LogweirError):
     """The request is over a bound of `core.bounds`; nothing of it was taken."""
 
@@ -96,7 +114,7 @@ class KeyConflictError(LogweirError):
 
 
 class OverLimitError(LogweirError):
-    """The tenant is over its rate or its buffer.
+    """The tenant is over its rate, its buffer or what it may store.
 
     `retry_after_s` is when to come back, `sure_s` how long nothing is sure to be taken.
     """

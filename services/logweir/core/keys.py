@@ -109,6 +109,18 @@ def _derive(root: bytes, what: str) -> bytes:
     return hmac.digest(root, what.encode(), "sha256")
 
 
+def secret_of(key: ApiKey, sign_root: bytes) -> bytes:
+    """The secret that signs a key, 32 bytes; it depends on the key's class and revision."""
+    if key.is_ingest:
+        return ingest_secret(sign_root, key.tenant, key.revision)
+    return access_secret(sign_root, key.revision)
+
+
+def text_of(key: ApiKey, sign_root: bytes) -> str:
+    """Return the key's text, which stands nowhere: it is derived."""
+    return encode(key, secret_of(key, sign_root))
+
+
 def encode(key: ApiKey, secret: bytes) -> str:
     """Return the key's text, signed by `secret`."""
     prefix = INGEST_PREFIX if key.is_ingest else ACCESS_PREFIX

@@ -50,6 +50,11 @@ def schema(tenant: TenantId) -> str:
     return "t_" + tenant.replace("-", "_")
 
 
+def tombstone(tenant: TenantId) -> str:
+    """What the schema is called while it is dropped: no login and no search path names it."""
+    return "dropped_" + schema(tenant)
+
+
 def owner(tenant: TenantId) -> str:
     """The role that owns the schema and cannot log in."""
     return schema(tenant) + "_owner"

@@ -20,7 +20,8 @@ from logweir.core.columns import Columns
 
 
 class Delivery(msgspec.Struct, frozen=True, eq=False):
-    """One entry of the stream. `problem` says why it cannot be read; then nothing else is known.
+    """One entry of the stream. `problem` says why it cannot be stored: a block that cannot be read
+    has no `header` either, of one that the store refuses `records` alone are missing.
 
     `accepted` counts the records that the block accounts for, `uuid` is the block's (16 bytes),
     `repeats` are indexes of requests that the journal knew when it took the block.
@@ -185,8 +186,11 @@ def settle(
     used: dict[object, KeyedRequest] = {}
     results = []
     for delivery in deliveries:
-        if delivery.header is None or delivery.records is None:
-            results.append(_poisoned(delivery))
+        if delivery.header is None:
+            outcomes = (Outcome(quarantined=delivery.accepted),)
+            results.append(_quarantined(delivery, outcomes))
+        elif delivery.records is None:
+            results.append(_refused(delivery, delivery.header, known, used))
         else:
             results.append(
                 _settle(delivery, delivery.header, delivery.records, known, used, oldest_ns)
@@ -194,14 +198,29 @@ def settle(
     return results
 
 
-def _poisoned(delivery: Delivery) -> BlockResult:
+def _quarantined(delivery: Delivery, outcomes: tuple[Outcome, ...]) -> BlockResult:
+    """The whole block into quarantine."""
     return BlockResult(
         delivery=delivery,
-        outcomes=(Outcome(quarantined=delivery.accepted),),
+        outcomes=outcomes,
         records=columns.empty(),
         raw_bytes=0,
         quarantine=(Quarantined(delivery.uuid, -1, delivery.problem, delivery.payload),),
     )
+
+
+def _refused(
+    delivery: Delivery, header: block.Header, known: Known, used: dict[object, KeyedRequest]
+) -> BlockResult:
+    """A block whose values the store does not take. Its keys are used all the same: what comes
+    with one of them again is a repeat of what is in quarantine."""
+    outcomes = tuple(
+        Outcome(repeated=request.accepted)
+        if _state(delivery.uuid, index, request, known, used) == "repeated"
+        else Outcome(quarantined=request.accepted)
+        for index, request in enumerate(header.requests)
+    )
+    return _quarantined(delivery, outcomes)
 
 
 def _settle(

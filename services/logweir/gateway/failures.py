@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from logweir.core import bounds, errors
+from logweir.core import errors
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -23,39 +23,69 @@ class Failure(msgspec.Struct, frozen=True):
 MALFORMED: Final = 400
 """Also given for paths that NGINX and a role could read differently."""
 
-_HEADER_TOO_LARGE: Final = 494
-"""NGINX's own number for what the client knows as 431."""
+UNKEYED: Final = 401
+_KEY_IS_BAD: Final = 403
+"""NGINX's own answer after a check of the key (`guards.py`); those of roles pass as they are."""
+
+NOT_FOUND: Final = 404
+NOT_ALLOWED: Final = 405
+TOO_LARGE: Final = 413
+URL_TOO_LONG: Final = 414
+OVER_LIMIT: Final = 429
+AWAY: Final = 503
+
+HEADER_TOO_LARGE: Final = 494
+_PLAIN_TO_TLS: Final = 497
+"""NGINX's own numbers: the client knows them as 431 and 400."""
 
 FAILURES: Final = (
     Failure(
-        (MALFORMED, 421, 501, 505),
+        (MALFORMED, 421, 495, 496, 501, 505),
         400,
         errors.BadRequestError(
             "The request is not HTTP/1.x as it is taken here.",
             hint="Look at its first line, its headers, and its path for '/./' or '/../'.",
         ),
     ),
-    Failure((404,), 404, errors.NotFoundError("There is no such page here.")),
-    Failure((405,), 405, errors.MethodNotAllowedError("This method is not taken here.")),
+    Failure((UNKEYED, _KEY_IS_BAD), 401, errors.UnauthorizedError()),
+    Failure((NOT_FOUND,), 404, errors.NotFoundError("There is no such page here.")),
+    Failure((NOT_ALLOWED,), 405, errors.MethodNotAllowedError("This method is not taken here.")),
     Failure(
-        (413,),
+        (TOO_LARGE,),
         413,
         errors.TooLargeError(
-            f"The body has more than {bounds.MAX_BODY_BYTES} bytes.", hint="Send several requests."
+            "The body is larger than what is taken here.", hint="Send several requests."
         ),
     ),
     Failure(
-        (414,),
+        (URL_TOO_LONG,),
         414,
         errors.BadRequestError(
             "The URL is too long.", hint="Send the parameters of a query as the body of a POST."
         ),
     ),
     Failure(
-        (_HEADER_TOO_LARGE,), 431, errors.BadRequestError("The headers are too many or too large.")
+        (OVER_LIMIT,),
+        429,
+        errors.OverLimitError(
+            "Too many requests come from this address, or large ones with this key.",
+            retry_after_s=1.0,
+            hint="Wait as long as Retry-After says; send more records in fewer requests.",
+        ),
     ),
     Failure(
-        (500, 502, 503, 504, 507),
+        (HEADER_TOO_LARGE,), 431, errors.BadRequestError("The headers are too many or too large.")
+    ),
+    Failure(
+        (_PLAIN_TO_TLS,),
+        400,
+        errors.BadRequestError(
+            "This port speaks TLS.",
+            hint="Use https://; a key that was sent without it should be rolled.",
+        ),
+    ),
+    Failure(
+        (AWAY, 500, 502, 504, 507),
         503,
         errors.UnavailableError(
             "This part of Logweir is away or too busy; it may or may not have taken the request.",
@@ -64,3 +94,8 @@ FAILURES: Final = (
         ),
     ),
 )
+
+
+def failure(found: int) -> Failure:
+    """Return the answer in place of a status of NGINX."""
+    return next(one for one in FAILURES if found in one.found)

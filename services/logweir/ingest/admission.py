@@ -7,6 +7,7 @@ No database is asked. What is allowed is decided by `core.access`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Final
 
@@ -25,13 +26,19 @@ class Target(msgspec.Struct, frozen=True):
 
 
 class News(msgspec.Struct, frozen=True):
-    """The ids of a tenant's revoked keys, and when the journal was asked for them."""
+    """The ids of a tenant's revoked keys, when the journal was asked for them, and when others of
+    its keys end (seconds since the epoch)."""
 
     revoked: frozenset[int]
     at_s: float
+    ends: Mapping[int, int] = {}
+
+    def is_revoked(self, key_id: int, now_s: float) -> bool:
+        """Whether a key is revoked at this moment."""
+        return key_id in self.revoked or self.ends.get(key_id, math.inf) <= now_s
 
 
-NO_NEWS: Final = News(frozenset(), float("-inf"))
+NO_NEWS: Final = News(frozenset(), -math.inf)
 """Of a tenant whose journal has never answered."""
 
 
@@ -123,7 +130,7 @@ def admit(
         pipeline=_pipeline_id(address, pipeline),
         organisation=headers.get(b"x-scope-orgid", b""),
     )
-    key = access.decide(found, _facts(known, found.key, news), wanted, now_s)
+    key = access.decide(found, _facts(known, found.key, news, now_s), wanted, now_s)
     return Target(key.tenant, pipeline or _implied(known, key))
 
 
@@ -133,13 +140,15 @@ def _pipeline_id(address: tuple[str, str], pipeline: IngestPipeline | None) -> P
     return pipeline.id if pipeline else None
 
 
-def _facts(known: Directory, key: keys.ApiKey, news: Mapping[TenantId, News]) -> access.Facts:
+def _facts(
+    known: Directory, key: keys.ApiKey, news: Mapping[TenantId, News], now_s: float
+) -> access.Facts:
     heard = news.get(key.tenant, NO_NEWS)
     return access.Facts(
         # The ingest secret makes no access keys, whatever it has signed.
         secret=known.secrets.get((key.tenant, key.revision), b"") if key.is_ingest else b"",
         pipelines=known.ids.get(key.tenant, frozenset()),
-        is_revoked=key.key_id in heard.revoked,
+        is_revoked=heard.is_revoked(key.key_id, now_s),
         heard_s=heard.at_s,
     )
 

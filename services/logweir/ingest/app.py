@@ -12,6 +12,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 import msgspec
 
@@ -51,11 +52,12 @@ _answer_encoder = msgspec.json.Encoder()
 
 
 class _Debt(msgspec.Struct, frozen=True):
-    """An over-limit answer that is given again until a moment of the monotonic clock."""
+    """An over-limit answer that is given again until a moment of the monotonic clock; `again_s` is
+    when to come back."""
 
     until_s: float
+    again_s: float
     message: str
-    retry_after_s: float
     hint: str
 
 
@@ -91,6 +93,7 @@ class Ingest:
         self._held = body.Held()
         self._closing: set[asyncio.Task[None]] = set()
         metrics.INGEST_BODY_BYTES.set_function(lambda: self._held.size_bytes)
+        metrics.REVOCATIONS_AGE_SECONDS.set_function(self._news_age_s)
 
     async def bind(self, binding: IngestBinding) -> None:
         """Serve what the binding says from now on; what was accepted before still goes in.
@@ -156,6 +159,7 @@ class Ingest:
             target = self._admit((tenant, pipeline), headers)
         except errors.LogweirError as error:
             metrics.INGEST_REQUESTS.labels("", "", error.status).inc()
+            metrics.refused(error)
             raise
         decoder = ROUTES.get(rest)
         if decoder is None:
@@ -275,23 +279,28 @@ class Ingest:
         try:
             return await found.submit(request, part)
         except errors.OverLimitError as error:
-            until_s = self._monotonic_s() + min(error.sure_s, DEBT_REMEMBERED_S)
-            self._debts[target.tenant] = _Debt(
-                until_s, error.message, error.retry_after_s, error.hint
-            )
+            now_s = self._monotonic_s()
+            until_s = now_s + min(error.sure_s, DEBT_REMEMBERED_S)
+            again_s = now_s + error.retry_after_s
+            self._debts[target.tenant] = _Debt(until_s, again_s, error.message, error.hint)
             raise
 
     def _check_debt(self, tenant: TenantId) -> None:
         debt = self._debts.get(tenant)
         if debt is None:
             return
-        left_s = debt.until_s - self._monotonic_s()
-        if left_s <= 0:
+        now_s = self._monotonic_s()
+        if now_s >= debt.until_s:
             del self._debts[tenant]
             return
         raise errors.OverLimitError(
-            debt.message, retry_after_s=max(left_s, debt.retry_after_s), hint=debt.hint
+            debt.message, retry_after_s=debt.again_s - now_s, hint=debt.hint
         )
+
+    def _news_age_s(self) -> float:
+        """Seconds since it was heard which keys are revoked, of the tenant that waits longest."""
+        heard = [self._news.get(name, admission.NO_NEWS).at_s for name in self._appenders]
+        return self._now_s() - min(heard) if heard else 0.0
 
     async def watch(self, running: life.Life) -> None:
         """Learn of revoked keys, and report whether the journals answer, until the end."""
@@ -315,10 +324,10 @@ class Ingest:
     async def _learn_one(self, tenant: TenantId, appender: journal.Appender) -> str:
         at_s = self._now_s()
         try:
-            revoked = await appender.revoked_keys()
+            found = await appender.revocations()
         except errors.LogweirError as error:
             return f"{tenant}: {error}"
-        self._news[tenant] = admission.News(revoked, at_s)
+        self._news[tenant] = admission.News(found.revoked, at_s, found.ends)
         return ""
 
     async def drain(self) -> None:
@@ -370,17 +379,19 @@ class AllRejectedError(errors.BadRequestError):
         )
 
 
-async def run(settings: Settings, running: life.Life) -> None:
-    """Serve until the process is told to stop."""
+async def work(binding: Path, running: life.Life, serve: web.Serve) -> None:
+    """Be the role until `serve` returns: no request is left."""
     app = Ingest()
-    if settings.http is None:
-        raise errors.SetupError("The ingest role needs an address for its API.")
     async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(web.serve_ops(settings.ops, running))
-        tasks.create_task(bindings.follow(settings.binding, IngestBinding, app.bind, running))
+        tasks.create_task(bindings.follow(binding, IngestBinding, app.bind, running))
         tasks.create_task(app.watch(running))
-        await web.serve(app, settings.http, running)
+        await serve(app)
     await app.drain()
+
+
+async def run(settings: Settings, running: life.Life) -> None:
+    """Serve in a process of its own until it is told to stop."""
+    await web.serve_role(settings, running, work)
 
 
 def main(settings: Settings) -> None:

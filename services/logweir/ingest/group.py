@@ -82,7 +82,7 @@ class Group:
 
         Raises:
             KeyConflictError: its key was used with another body.
-            OverLimitError, ForbiddenError, UnavailableError: as `Appender.append`.
+            OverLimitError, TooLargeError, ForbiddenError, UnavailableError: as `Appender.append`.
         """
         waiting = _Waiting(request, part, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
@@ -159,6 +159,14 @@ class Group:
             uuid = ids.uuid7(int(self._now_s() * 1000), secrets.token_bytes(10))
             answer = await self._append_block(taken, uuid, refused)
             is_in = isinstance(answer, journal.Appended)
+        except errors.TooLargeError:
+            if len(taken) == 1:
+                raise
+            # Only together, maybe: none is refused for the company that it has.
+            middle = len(taken) // 2
+            await self._append(taken[:middle])
+            await self._append(taken[middle:])
+            return []
         finally:
             if not is_in:  # the next block takes the counts along
                 for reason, count in refused.items():

@@ -23,11 +23,13 @@ from typing import Final
 import msgspec
 
 from logweir.backends import control, store
-from logweir.backends.keeper_store import Activity, KeeperStore
+from logweir.backends.keeper_store import Activity
+from logweir.backends.retention_store import RetentionStore
 from logweir.core import errors, keys, names
 from logweir.core.binding import KeeperBinding, Login
 from logweir.core.names import PipelineId, TenantId
-from logweir.keeper import duties
+from logweir.keeper import duties, retaining
+from logweir.keeper.retention import Rules
 from logweir.keeper.visit import Lease, LeaseHeldError, Left, Visit
 from logweir.runtime import bindings, life, logs, metrics, web
 from logweir.runtime.settings import Settings
@@ -55,6 +57,7 @@ class _Tenant(msgspec.Struct):
 
     row: control.Tenant
     pipelines: frozenset[PipelineId]
+    rules: Rules
     standing: duties.Standing = duties.Standing()
     left: Left = msgspec.field(default_factory=Left)
     is_served: bool = False
@@ -113,28 +116,33 @@ class Round:
 
     async def _refresh(self) -> None:
         rows = [one for one in await self._control.tenants() if one.state in SERVED_STATES]
-        pipelines: dict[TenantId, set[PipelineId]] = {one.id: set() for one in rows}
-        for pipeline in await self._control.pipelines():
-            pipelines.get(pipeline.tenant, set()).add(pipeline.id)
+        # What a deleted pipeline has left is kept as long as it would have been.
+        pipelines: dict[TenantId, list[control.Pipeline]] = {one.id: [] for one in rows}
+        for pipeline in await self._control.pipelines(with_deleted=True):
+            pipelines.get(pipeline.tenant, []).append(pipeline)
         inserted = await self._activity.inserted()
         self._know(rows, pipelines, inserted)
 
     def _know(
         self,
         rows: Sequence[control.Tenant],
-        pipelines: dict[TenantId, set[PipelineId]],
+        pipelines: dict[TenantId, list[control.Pipeline]],
         inserted: dict[str, int],
     ) -> None:
         now_s = time.monotonic()
         before, self._tenants = self._tenants, {}
         for row in rows:
-            found = before.get(row.id) or _Tenant(row, frozenset())
-            found.row, found.pipelines = row, frozenset(pipelines[row.id])
+            own = pipelines[row.id]
+            rules = Rules(row.retention_days, {one.id: one.retention_days for one in own})
+            found = before.get(row.id) or _Tenant(row, frozenset(), rules)
+            found.row, found.rules = row, rules
+            found.pipelines = frozenset(one.id for one in own if one.state != "deleted")
             count = inserted.get(names.schema(row.id), 0)
             found.standing = duties.seen(found.standing, count, now_s)
             self._tenants[row.id] = found
         for gone in self._leases.keys() - self._tenants.keys():
             del self._leases[gone]
+            retaining.hide(gone)
 
     # ---- who is served -----------------------------------------------------------------------
 
@@ -164,11 +172,12 @@ class Round:
     async def _visit(self, tenant: _Tenant, work: duties.Work, began_s: float) -> None:
         row = tenant.row
         lease = self._leases.setdefault(row.id, Lease(self._control, row.id, self._holder))
-        place = KeeperStore(self._binding.store, self._login(row), row.id)
+        place = RetentionStore(self._binding.store, self._login(row), row.id)
         visit = Visit(row.id, place, lease, tenant.left, self._merging, self._own)
         try:
-            is_finished = await visit.run(work, tenant.pipelines)
+            is_finished = await visit.run(work, tenant.pipelines, tenant.rules)
         except LeaseHeldError:
+            retaining.hide(row.id)
             tenant.standing = duties.refused(tenant.standing, time.monotonic())
         except errors.LogweirError as error:
             self._fail(tenant, str(error))
@@ -176,7 +185,10 @@ class Round:
             logger.exception("visit failed", extra={"tenant": row.id, "work": work})
             self._fail(tenant, type(error).__name__)
         else:
-            tenant.standing = duties.done(tenant.standing, work, began_s, is_finished=is_finished)
+            is_over = row.is_over(tenant.left.storage)
+            tenant.standing = duties.done(
+                tenant.standing, work, began_s, is_finished=is_finished, is_over=is_over
+            )
             self._report(tenant, "")
         finally:
             await place.close()

@@ -3,9 +3,11 @@
     seen() <- how many segments were inserted, of all tenants, every few seconds
     due() -> the work of a visit -> done() | refused() | failed() -> ... -> due()
 
-    upkeep  partitions are made, ledgers pruned, usage summed
+    upkeep  partitions are made, ledgers pruned, usage summed and compared with the segments
     sweep   segments are merged, of all times
     look    segments are merged, of the last days
+
+In each of them what is too old or too much goes first.
 
 A tenant that nothing is written for costs a number in one query for all tenants, a look every
 `QUIET_S`, an upkeep and a sweep an hour. Each process plans for itself: who comes to a tenant that
@@ -21,6 +23,7 @@ from typing import Final, Literal
 import msgspec
 
 from logweir.backends.keeper_store import Horizon
+from logweir.core import bounds
 from logweir.core.names import PipelineId
 from logweir.keeper import merges
 
@@ -29,6 +32,9 @@ LOOK_S: Final = 10.0
 
 QUIET_S: Final = 300.0
 """The same while nothing is written, as far as the server's statistics know."""
+
+OVER_S: Final = bounds.STORED_LOOK_S
+"""The same of a tenant that may write nothing until some of what it has stored goes."""
 
 UPKEEP_S: Final = 3600.0
 SWEEP_S: Final = 3600.0
@@ -58,7 +64,8 @@ _NEVER: Final = float("-inf")
 class Standing(msgspec.Struct, frozen=True):
     """What this process knows of a tenant; times in seconds of the caller's clock.
 
-    `began_s` of the last visit that was let in, `is_unfinished` when a look left something over.
+    `began_s` of the last visit that was let in, `is_unfinished` when a look left something over,
+    `is_over` while more is stored than the tenant may.
     """
 
     inserted: int = -1
@@ -67,6 +74,7 @@ class Standing(msgspec.Struct, frozen=True):
     upkept_s: float = _NEVER
     swept_s: float = _NEVER
     is_unfinished: bool = False
+    is_over: bool = False
     not_before_s: float = _NEVER
     failures: int = 0
 
@@ -87,11 +95,13 @@ def due(standing: Standing, now_s: float) -> Work | None:
     if now_s >= standing.swept_s + SWEEP_S:
         return "sweep"
     is_changed = standing.began_s < standing.changed_s + SETTLE_S
-    wait_s = LOOK_S if is_changed else QUIET_S
+    wait_s = LOOK_S if is_changed else OVER_S if standing.is_over else QUIET_S
     return "look" if standing.is_unfinished or now_s >= standing.began_s + wait_s else None
 
 
-def done(standing: Standing, work: Work, began_s: float, *, is_finished: bool) -> Standing:
+def done(
+    standing: Standing, work: Work, began_s: float, *, is_finished: bool, is_over: bool = False
+) -> Standing:
     """Return the standing after a visit. What was not finished is due again."""
     return msgspec.structs.replace(
         standing,
@@ -99,6 +109,7 @@ def done(standing: Standing, work: Work, began_s: float, *, is_finished: bool) -
         upkept_s=began_s if work == "upkeep" and is_finished else standing.upkept_s,
         swept_s=began_s if work == "sweep" and is_finished else standing.swept_s,
         is_unfinished=work == "look" and not is_finished,
+        is_over=is_over,
         not_before_s=_NEVER,
         failures=0,
     )

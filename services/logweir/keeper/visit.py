@@ -1,5 +1,6 @@
 """One visit of a keeper to one tenant: what is due is done, piece by piece, under a lease.
 
+    each:         retention (retaining.py)
     upkeep:       partitions -> prune ledger -> prune producers -> sum usage
     look, sweep:  list small segments -> plan -> load -> combine -> replace ...
 
@@ -20,11 +21,14 @@ from typing import Final
 import msgspec
 
 from logweir.backends import failpoint
-from logweir.backends.control import Control
-from logweir.backends.keeper_store import MAX_LISTED, PRUNE_PAGES, KeeperStore
+from logweir.backends.control import Control, Storage
+from logweir.backends.keeper_store import MAX_LISTED, PRUNE_PAGES
+from logweir.backends.retention_store import RetentionStore
 from logweir.core import errors, segment
 from logweir.core.names import PipelineId, TenantId
 from logweir.keeper import duties, merges
+from logweir.keeper.retaining import Retaining
+from logweir.keeper.retention import Rules
 from logweir.runtime import metrics
 from logweir.runtime.life import Life
 
@@ -89,10 +93,12 @@ class Lease:
 
 
 class Left(msgspec.Struct):
-    """Segments of a tenant that are left alone, as far as this process has met them."""
+    """What a visit leaves behind for the next: segments that are left alone, as far as this process
+    has met them, and what was stored."""
 
     damaged: set[int] = msgspec.field(default_factory=set)
     unknown_up_to: int = 0
+    storage: Storage = Storage()
 
 
 class Visit:
@@ -101,7 +107,7 @@ class Visit:
     def __init__(
         self,
         tenant: TenantId,
-        store: KeeperStore,
+        store: RetentionStore,
         lease: Lease,
         left: Left,
         one_at_a_time: asyncio.Semaphore,
@@ -115,12 +121,15 @@ class Visit:
         self._life = life
         self._end_s = time.monotonic() + VISIT_S
 
-    async def run(self, work: duties.Work, pipelines: Collection[PipelineId]) -> bool:
+    async def run(
+        self, work: duties.Work, pipelines: Collection[PipelineId], rules: Rules | None = None
+    ) -> bool:
         """Do the work; true when all of it was done.
 
         Args:
             work: what is due.
             pipelines: the tenant's, without those that are deleted.
+            rules: how long their records and those of the deleted ones are kept; None: for ever.
 
         Raises:
             LeaseHeldError: another keeper serves the tenant; what was done is done.
@@ -129,6 +138,8 @@ class Visit:
         try:
             await self._lease.hold()
             now = await self._store.now()
+            if rules is not None:
+                await self._retain(rules, is_whole=work == "upkeep")
             if work == "upkeep":
                 await self._upkeep(pipelines, now)
                 return True
@@ -136,6 +147,14 @@ class Visit:
             return await self._merge((int(since.timestamp()) * 10**9, -1))
         except _EndedError:
             return False
+
+    async def _retain(self, rules: Rules, *, is_whole: bool) -> None:
+        """Let go what is too old or too much; a schema that cannot yet keeps all."""
+        if not await self._store.is_migrated():
+            return
+        with _counted("retention"):
+            retaining = Retaining(self._tenant, self._store, rules, self._next)
+            self._left.storage = await retaining.run(self._left.storage, is_whole=is_whole)
 
     async def _upkeep(self, pipelines: Collection[PipelineId], now: datetime) -> None:
         with _counted("partitions"):

@@ -13,18 +13,19 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Final
 
 from fastapi import FastAPI, Request, WebSocket
-from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from logweir.core import access, errors, keys
 from logweir.core.binding import QueryBinding
-from logweir.query import api, live, params
+from logweir.query import api, live, params, usage
 from logweir.query.engine import CancelledQueryError
 from logweir.query.tenants import Tenants
 from logweir.runtime import bindings, life, logs, metrics, web
+from logweir.runtime.api import error_response, new_app
 from logweir.runtime.settings import Settings
 from logweir.runtime.watch import Watch
 
@@ -57,13 +58,12 @@ class Query:
         self, headers: Sequence[tuple[bytes, bytes]], scopes: int = keys.SCOPE_QUERY
     ) -> access.Grant:
         """Return what a request's key grants; see `access.grant`."""
-        return access.grant(
-            self.watch.directory,
-            self._sign_root,
-            web.headers_of(headers),
-            time.time(),
-            scopes=scopes,
-        )
+        given, now_s = web.headers_of(headers), time.time()
+        try:
+            return access.grant(self.watch.directory, self._sign_root, given, now_s, scopes=scopes)
+        except errors.LogweirError as error:
+            metrics.refused(error)
+            raise
 
     async def answer(
         self,
@@ -158,22 +158,11 @@ async def _until_gone(
                 await task
 
 
-def error_response(error: errors.LogweirError) -> Response:
-    """Return an error's answer."""
-    headers = {name.decode(): value.decode() for name, value in web.error_headers(error)}
-    return Response(
-        web.error_body(error), error.status, headers=headers, media_type="application/json"
-    )
-
-
 def make_app(query: Query) -> FastAPI:
     """Return the role's application."""
-    app = FastAPI(
-        title="Logweir query",
-        openapi_url=None,
-        redirect_slashes=False,  # a redirect would name this process, not the gateway
-        telemetry={"auto_configure": False},  # it would send its own logs to itself
-        exception_handlers={HTTPException: _http_error},
+    app = new_app(
+        "Logweir query",
+        "The read API is /api/v1/query, /histogram, /labels, /fields, /receipts, /tail.",
     )
     methods = ["GET", "POST"]
 
@@ -200,6 +189,15 @@ def make_app(query: Query) -> FastAPI:
     async def _fields(request: Request) -> Response:
         return await query.answer(request, "fields", api.FIELDS, api.fields_of)
 
+    @app.api_route("/api/v1/usage", methods=methods)
+    async def _usage(request: Request) -> Response:
+        is_csv = usage.CSV in request.headers.get("accept", "")
+
+        async def used(asked: api.Asked) -> api.Answer:
+            return await usage.usage(asked, is_csv=is_csv)
+
+        return await query.answer(request, "usage", usage.PARAMETERS, used)
+
     @app.get("/api/v1/receipts/{receipt}")
     async def _receipt(request: Request) -> Response:
         async def receipt(asked: api.Asked) -> api.Answer:
@@ -214,31 +212,20 @@ def make_app(query: Query) -> FastAPI:
     return app
 
 
-async def _http_error(request: Request, error: Exception) -> Response:
-    """What the router itself refuses, in our shape."""
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    if status == errors.MethodNotAllowedError.status:
-        return error_response(errors.MethodNotAllowedError(f"{request.method} is not taken here."))
-    return error_response(
-        errors.NotFoundError(
-            f"There is no {request.url.path[:80]!r} here.",
-            hint="The read API is /api/v1/query, /histogram, /labels, /fields, /receipts, /tail.",
-        )
-    )
+async def work(binding: Path, running: life.Life, serve: web.Serve) -> None:
+    """Be the role until `serve` returns: no request is left."""
+    query = Query()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(bindings.follow(binding, QueryBinding, query.bind, running))
+        tasks.create_task(query.watch.follow(running))
+        tasks.create_task(query.keep(running))
+        await serve(make_app(query))
+    await query.close()
 
 
 async def run(settings: Settings, running: life.Life) -> None:
-    """Serve until the process is told to stop."""
-    if settings.http is None:
-        raise errors.SetupError("The query role needs an address for its API.")
-    query = Query()
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(web.serve_ops(settings.ops, running))
-        tasks.create_task(bindings.follow(settings.binding, QueryBinding, query.bind, running))
-        tasks.create_task(query.watch.follow(running))
-        tasks.create_task(query.keep(running))
-        await web.serve(make_app(query), settings.http, running)
-    await query.close()
+    """Serve in a process of its own until it is told to stop."""
+    await web.serve_role(settings, running, work)
 
 
 def main(settings: Settings) -> None:

@@ -10,6 +10,8 @@ import functools
 from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from logweir.core import access, errors
+
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the package has no types for it
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -34,6 +36,28 @@ INGEST_BYTES = Counter(
 INGEST_BODY_BYTES = Gauge(
     "logweir_ingest_bodies_held_bytes",
     "Bytes of request bodies in memory. Near its bound requests are answered 503.",
+)
+REFUSED_KEYS = Counter(
+    "logweir_refused_keys_total",
+    "Requests refused for their key, by reason: missing, mistyped, unsigned (forged, or of no"
+    " tenant here), expired, revoked, elsewhere (of another tenant or pipeline), scope, leaving"
+    " (the tenant is being deleted), stale (no news of revocations for too long)."
+    " Many unsigned ones: somebody guesses.",
+    ["reason"],
+)
+REVOCATIONS_AGE_SECONDS = Gauge(
+    "logweir_revocations_age_seconds",
+    "Time since this process heard which keys are revoked; of several tenants, the longest. Some"
+    " seconds are usual, over 900 no key is trusted.",
+)
+AUTH_REQUESTS = Counter(
+    "logweir_auth_requests_total",
+    "Requests of the auth role by endpoint and status.",
+    ["endpoint", "status"],
+)
+AUTH_UNTOLD_TENANTS = Gauge(
+    "logweir_auth_untold_tenants",
+    "Tenants whose journal could not be told of revoked keys. Not 0 for long: look at the journal.",
 )
 JOURNAL_APPEND_SECONDS = Histogram(
     "logweir_journal_append_seconds",
@@ -112,6 +136,35 @@ KEEPER_PRUNED_ROWS = Counter(
     "Rows of ledgers that were deleted because nothing needs them any more.",
     ["table"],
 )
+KEEPER_DROPPED_PARTITIONS = Counter(
+    "logweir_keeper_dropped_partitions_total",
+    "Partitions that were dropped because all in them had expired.",
+)
+KEEPER_EXPIRED_SEGMENTS = Counter(
+    "logweir_keeper_expired_segments_total",
+    "Segments that were deleted because of their age, or because the tenant keeps fewer bytes.",
+)
+KEEPER_CORRECTED_BYTES = Counter(
+    "logweir_keeper_corrected_usage_bytes_total",
+    "Bytes by which usage did not add up with the segments. It moves after an upgrade from a"
+    " program that did not follow merges; later, somebody changes segments by hand.",
+)
+TENANT_STORED_BYTES = Gauge(
+    "logweir_tenant_stored_bytes",
+    "Bytes of a tenant's segments; over quotas.storedBytes ingest answers 429.",
+    ["tenant"],
+)
+TENANT_OLDEST_RECORD = Gauge(
+    "logweir_tenant_oldest_record_timestamp_seconds",
+    "Time of the oldest record that is stored; 0: there is none.",
+    ["tenant"],
+)
+TENANT_NEXT_DROP = Gauge(
+    "logweir_tenant_next_drop_timestamp_seconds",
+    "When the next records go because of their age; 0: there are none. Long ago: a query that"
+    " runs for very long holds it up, or no keeper runs.",
+    ["tenant"],
+)
 KEEPER_FAILING_TENANTS = Gauge(
     "logweir_keeper_failing_tenants",
     "Tenants whose last visit by this keeper failed; the reason is in its log.",
@@ -121,6 +174,14 @@ KEEPER_FAILING_TENANTS = Gauge(
 def text() -> bytes:
     """Return all metrics in Prometheus' text format."""
     return generate_latest()
+
+
+def refused(error: errors.LogweirError) -> None:
+    """Count a request whose key is refused; other errors of a request are not counted."""
+    if isinstance(error, errors.UnauthorizedError | errors.ForbiddenError) and error.reason:
+        REFUSED_KEYS.labels(error.reason).inc()
+    elif isinstance(error, access.StaleNewsError):
+        REFUSED_KEYS.labels("stale").inc()
 
 
 @functools.lru_cache(maxsize=4096)

@@ -20,6 +20,13 @@ class Listen(msgspec.Struct, frozen=True):
     fd: int | None = None
 
 
+class Tls(msgspec.Struct, frozen=True):
+    """Paths of PEM files: a certificate with those that lead to its root, and its key."""
+
+    certificate: str
+    key: str
+
+
 class Settings(msgspec.Struct, frozen=True):
     """Settings of one role process."""
 
@@ -34,6 +41,12 @@ class Settings(msgspec.Struct, frozen=True):
 
     http: Listen | None = None
     """Where the role's own API is; None for roles without one."""
+
+    tls: Tls | None = None
+    """What is shown to clients of `http`; None for plain HTTP."""
+
+    trusted_proxies: tuple[str, ...] = ()
+    """Networks whose X-Forwarded-For is believed; for who stands before the roles."""
 
     log_format: Literal["auto", "json", "text"] = "auto"
     """`auto` writes text on a terminal and JSON elsewhere."""

@@ -8,13 +8,15 @@ While the control schema is away, queries go on with what is known; access.py sa
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from typing import Any, Final
 
 from logweir.backends import control, store
-from logweir.core import access, errors
+from logweir.core import access, errors, states
 from logweir.core.binding import Login, PostgresServer
+from logweir.runtime import metrics
 from logweir.runtime.life import Life
 
 logger = logging.getLogger(__name__)
@@ -44,7 +46,7 @@ def directory(
     return access.Directory(
         as_of_s=as_of_s,
         tenants={one.id: _tenant(one, of_tenant[one.id]) for one in tenants},
-        keys={one.id: access.KnownKey(one.tenant, one.revoked_at is not None) for one in api_keys},
+        keys={one.id: access.KnownKey(one.tenant, one.is_revoked) for one in api_keys},
     )
 
 
@@ -52,7 +54,7 @@ def _tenant(row: control.Tenant, pipelines: dict[Any, access.Pipeline]) -> acces
     quotas = row.spec.get("quotas") or {}
     return access.Tenant(
         id=row.id,
-        is_deleting=row.state == "deleting",
+        is_deleting=row.state in states.LEAVING,
         reader_slot=row.reader_slot,
         reader_revision=row.reader_revision,
         redis_revision=row.redis_revision,
@@ -78,6 +80,10 @@ class Watch:
         self._now_s = now_s
         self._control: control.Control | None = None
         self._is_away = False
+        metrics.REVOCATIONS_AGE_SECONDS.set_function(self._age_s)
+
+    def _age_s(self) -> float:
+        return self._now_s() - self.directory.as_of_s if self.directory.as_of_s else math.inf
 
     async def bind(self, server: PostgresServer, login: Login) -> None:
         """Read from the control schema of this server, with this login, from now on."""
@@ -115,9 +121,10 @@ class Watch:
             await self.refresh()
         except Exception as error:
             # Whatever it is (a schema that is migrated later, a row of a newer version), queries
-            # go on with what is known, so the role stays ready once it was.
-            if not self.directory.as_of_s:
-                running.report("control schema", str(error))
+            # go on with what is known, so the role stays ready once it was, for as long as keys
+            # are trusted.
+            if self._age_s() > access.STALE_AFTER_S:
+                running.report("control schema", f"{access.StaleNewsError().message} {error}")
             elif not self._is_away:
                 logger.warning("control schema away", extra={"reason": str(error)})
             self._is_away = True

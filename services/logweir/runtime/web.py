@@ -9,7 +9,9 @@ import asyncio
 import contextlib
 import math
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -18,13 +20,15 @@ import uvicorn
 from logweir.core import errors
 from logweir.runtime import metrics
 from logweir.runtime.life import Life
-from logweir.runtime.settings import Listen
+from logweir.runtime.settings import Listen, Settings
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
+Serve = Callable[[Asgi], Awaitable[None]]
+"""Serves an application until the process stops and no request is left."""
 
 GRACE_S = 10
 """How long an open request may go on after SIGTERM."""
@@ -45,12 +49,29 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def serve(app: Asgi, listen: Listen, life: Life, listeners: int = LISTENERS) -> None:
-    """Serve `app` until `life.stopping`, then finish the requests that are open."""
+async def serve(
+    app: Asgi,
+    listen: Listen,
+    life: Life,
+    listeners: int = LISTENERS,
+    tls: ssl.SSLContext | None = None,
+    protocol: type[asyncio.Protocol] | None = None,
+) -> None:
+    """Serve `app` until `life.stopping`, then finish the requests that are open.
+
+    Args:
+        app: the application.
+        listen: where.
+        life: of the process.
+        listeners: of the one socket; see LISTENERS.
+        tls: what is spoken to clients; None for plain HTTP.
+        protocol: in place of uvicorn's own reading of HTTP/1.
+    """
     config = uvicorn.Config(
         app,
         loop="none",
-        http="httptools",
+        http=protocol or "httptools",
+        ssl_context_factory=(lambda *_: tls) if tls is not None else None,
         ws="auto",
         lifespan="off",
         log_config=None,
@@ -73,6 +94,22 @@ async def serve(app: Asgi, listen: Listen, life: Life, listeners: int = LISTENER
     server.should_exit = True
     await serving
     stopping.cancel()
+
+
+async def serve_role(
+    settings: Settings, life: Life, work: Callable[[Path, Life, Serve], Awaitable[None]]
+) -> None:
+    """Run a role in a process of its own; `work` is the role, told how to serve its application.
+
+    Raises:
+        SetupError: it has no address, or that is taken.
+    """
+    http = settings.http
+    if http is None:
+        raise errors.SetupError(f"The {settings.role} role needs an address for its API.")
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(serve_ops(settings.ops, life))
+        await work(settings.binding, life, lambda app: serve(app, http, life))
 
 
 async def serve_ops(listen: Listen, life: Life) -> None:
@@ -153,6 +190,12 @@ async def answer(
         }
     )
     await send({"type": "http.response.body", "body": body})
+
+
+async def answer_empty(send: Send, status: int) -> None:
+    """Send an answer without a body, such as a 204."""
+    await send({"type": "http.response.start", "status": status, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
 
 
 async def answer_error(

@@ -1,6 +1,6 @@
 """Binding files of `up`: one a role, for all pipelines of the node. Pure.
 
-what is served + roots + servers -> ingest.json, collector.json, query.json, keeper.json
+what is served + roots + servers -> ingest.json, collector.json, query.json, keeper.json, auth.json
 """
 
 from __future__ import annotations
@@ -117,6 +117,17 @@ def keeper(site: Site) -> binding.KeeperBinding:
         store=site.store,
         control_login=site.login(provision.KEEPER),
         maintain_root=site.roots.maintain.hex(),
+    )
+
+
+def auth(site: Site) -> binding.AuthBinding:
+    """Return the auth role's binding."""
+    return binding.AuthBinding(
+        store=site.store,
+        journal=site.journal,
+        control_login=site.login(provision.AUTH),
+        journal_login=site.login(provision.JOURNAL_AUTH),
+        sign_root=site.roots.sign.hex(),
     )
 
 

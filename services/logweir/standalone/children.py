@@ -76,6 +76,9 @@ class Child(abc.ABC):
     def signal(self, number: int | None = None) -> None:
         """Send a signal; without one, that which stops it in order."""
 
+    def hurry(self, waited_s: float) -> None:  # noqa: B027 - most need none
+        """Called now and then while it ends, with the seconds since it was told to."""
+
     @property
     def ops_url(self) -> str:
         """Where its /metrics are; empty when it has none."""
@@ -122,6 +125,12 @@ class ServerChild(Child):
             os.killpg(self._process.pid, signal.SIGKILL)
         else:
             self._process.send_signal(number or self.server.command().stop_signal)
+
+    def hurry(self, waited_s: float) -> None:
+        """Send the server's other signal when its time is over."""
+        wanted = self.server.command().hurry
+        if wanted is not None and waited_s >= wanted[0]:
+            self.signal(wanted[1])
 
 
 class RoleMain(Protocol):

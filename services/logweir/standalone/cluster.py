@@ -20,7 +20,7 @@ from redis import asyncio as redis
 
 from logweir.backends import closing, failpoint, provision, redis_client, store
 from logweir.backends.control import Control, Pipeline, StoredObject, Tenant
-from logweir.core import errors
+from logweir.core import errors, states
 from logweir.core.binding import CollectorBinding, Login
 from logweir.core.names import PipelineId
 from logweir.runtime import life, logs, web
@@ -30,8 +30,9 @@ from logweir.standalone.bindings import Served, Site
 from logweir.standalone.cluster_files import TenantKeys
 from logweir.standalone.folder import Folder, read_json, write_json
 from logweir.standalone.leaving import Leaver
-from logweir.standalone.making import MADE_STATES, Maker, Wanted, rows_by_object
+from logweir.standalone.making import Maker, Wanted, rows_by_object
 from logweir.standalone.manifests import Manifests
+from logweir.standalone.measuring import Measures
 from logweir.standalone.objects import Live
 from logweir_operator import plan
 from logweir_operator.model import LogPipeline, LogTenant
@@ -59,6 +60,7 @@ class Cluster:
         self._journal: redis.Redis = redis_client.client(site.journal, journal_operator)
         self._manifests = Manifests(folder, self._control)
         self._maker = Maker(self._control, self._journal, site, self._conninfo)
+        self._measures = Measures(self._control, self._journal)
         self._leaver = Leaver(self._control, self._journal, self._conninfo)
 
     async def bootstrap(self, superuser: str) -> None:
@@ -74,6 +76,7 @@ class Cluster:
         await asyncio.to_thread(provision.upgrade_control, self._conninfo)
         failpoint.reach("operator.before_library")
         await provision.bootstrap_journal(self._journal)
+        await provision.bootstrap_auth_user(self._journal, self._site.roots)
         provision.check(await provision.journal_problems(self._journal))
         provision.check(await asyncio.to_thread(provision.store_problems, self._conninfo))
 
@@ -101,6 +104,7 @@ class Cluster:
         live, wrong = objects.read(one for one in found if one.deleted_at is None)
         await self._maker.make(_wanted(live, rows))
         rows = rows_by_object(await self._control.tenants())
+        await self._measures.follow(one for one in rows.values() if _is_made(one))
         pipelines = await self._control.pipelines()
         planned = plan.plan(self._gather(live, rows, pipelines))
         served = _served(planned, rows, pipelines, self._collected())
@@ -168,6 +172,7 @@ class Cluster:
         write_json(folder / "collector.json", bindings.collector(served, site))
         write_json(folder / "query.json", bindings.query(site))
         write_json(folder / "keeper.json", bindings.keeper(site))
+        write_json(folder / "auth.json", bindings.auth(site))
 
     def _write_keys(
         self,
@@ -220,6 +225,8 @@ class Cluster:
         row = rows.get((one.namespace, one.name))
         if one.kind == "LogTenant" and row is not None:
             status["tenantId"] = row.id
+            if storage := self._measures.status(row.id):
+                status["storage"] = storage
         for each in served:
             if one.kind == "LogPipeline" and each.resource is not None and _is(each.resource, one):
                 status["pipelineId"] = each.pipeline.id
@@ -229,7 +236,7 @@ class Cluster:
 
 
 def _is_made(row: Tenant | None) -> bool:
-    return row is not None and row.state in MADE_STATES
+    return row is not None and row.state in states.MADE
 
 
 def _is(resource: LogPipeline, one: StoredObject) -> bool:
@@ -255,7 +262,7 @@ def _wanted(live: Sequence[Live], rows: Rows) -> list[Wanted]:
             at = (one.stored.namespace, one.resource.spec.tenant_ref.name)
             pipelines.setdefault(at, []).append((one.stored.name, one.resource))
     return [
-        Wanted(one, one.resource, rows.get(at), pipelines.get(at, []))
+        Wanted(one, one.resource, _is_made(rows.get(at)), pipelines.get(at, []))
         for one in live
         if isinstance(one.resource, LogTenant) and (at := (one.stored.namespace, one.stored.name))
     ]
@@ -276,7 +283,7 @@ def _served(
     open_ids = {one.pipeline.id for one in served}
     for row in rows.values():
         tenant = by_tenant.get(row.tenant)
-        if row.id in open_ids or tenant is None or tenant.state not in MADE_STATES:
+        if row.id in open_ids or tenant is None or tenant.state not in states.COLLECTED:
             continue
         if row.id in collected:
             served.append(Served(tenant, row, None, is_open=False))

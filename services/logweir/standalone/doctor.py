@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from logweir.core import errors
-from logweir.standalone import accounts, binaries, servers
+from logweir.standalone import accounts, binaries, entrance, servers
 from logweir.standalone.folder import DEFAULT_PORT, Folder
 
 LEAST_DISK_BYTES: Final = 1 << 30
@@ -168,7 +168,7 @@ def _port(place: Folder, port: int | None) -> Check:
             wanted = place.ports().gateway
         except errors.SetupError:
             wanted = DEFAULT_PORT
-    problem = servers.port_problem(wanted) if wanted else ""
+    problem = servers.port_problem(wanted, entrance.read(place).host) if wanted else ""
     if not problem:
         return Check("port", True, f"{wanted} is free" if wanted else "any")
     return Check(

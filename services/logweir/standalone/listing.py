@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import msgspec
 
 from logweir.backends.control import StoredObject
+from logweir.client.output import size
 from logweir.core import errors
 from logweir.core.keys import ACCESS_PREFIX
 from logweir.standalone import objects
@@ -64,6 +65,8 @@ def _document(chosen: Sequence[StoredObject], form: str, *, is_one: bool) -> str
 def _table(rows: Sequence[StoredObject], *, is_wide: bool) -> str:
     is_tenant = rows[0].kind == "LogTenant"
     heads = ["NAME", "ID" if is_tenant else "TENANT", "READY", "REASON", "AGE"]
+    if is_tenant:
+        heads[4:4] = ["STORED", "OLDEST", "NEXT-DROP"]
     if is_wide:
         heads.append("MESSAGE" if is_tenant else "URL")
     lines = [heads]
@@ -71,6 +74,8 @@ def _table(rows: Sequence[StoredObject], *, is_wide: bool) -> str:
         ready = _ready(one)
         second = one.status.get("tenantId", "") if is_tenant else objects.tenant_name(one)
         line = [one.name, second, ready["status"], ready["reason"], _age(one.created_at)]
+        if is_tenant:
+            line[4:4] = _storage(one)
         if is_wide:
             line.append(ready["message"] if is_tenant else one.status.get("url", ""))
         lines.append(line)
@@ -91,11 +96,28 @@ def _ready(one: StoredObject) -> dict[str, str]:
     return found
 
 
-def _age(created_at: datetime) -> str:
-    seconds = max(0, int((datetime.now(UTC) - created_at).total_seconds()))
-    for unit, size in _UNITS:
-        if seconds >= 2 * size or size == 1:
-            return f"{seconds // size}{unit}"
+def _storage(one: StoredObject) -> list[str]:
+    """What a tenant has stored, how old the oldest of it is, and in how long it goes."""
+    found = one.status.get("storage", {})
+    if not found:
+        return ["", "", ""]
+    oldest, drop = found.get("oldestRecord"), found.get("nextDrop")
+    return [
+        size(found["storedBytes"]),
+        _age(datetime.fromisoformat(oldest)) if oldest else "",
+        _length(datetime.fromisoformat(drop) - datetime.now(UTC)) if drop else "",
+    ]
+
+
+def _age(since: datetime) -> str:
+    return _length(datetime.now(UTC) - since)
+
+
+def _length(length: timedelta) -> str:
+    seconds = max(0, int(length.total_seconds()))
+    for unit, unit_s in _UNITS:
+        if seconds >= 2 * unit_s or unit_s == 1:
+            return f"{seconds // unit_s}{unit}"
     return "0s"
 
 
@@ -105,11 +127,16 @@ def keys(place: Folder, namespace: str, tenant: str) -> str:
     Raises:
         NotFoundError: there is no such tenant with keys.
     """
-    found = _tenant_keys(place, namespace, tenant)
+    found = tenant_keys(place, namespace, tenant)
     return msgspec.json.format(msgspec.json.encode(found)).decode()
 
 
-def _tenant_keys(place: Folder, namespace: str, tenant: str) -> TenantKeys:
+def tenant_keys(place: Folder, namespace: str, tenant: str) -> TenantKeys:
+    """Return the address and the keys of a tenant; without a name, of the first one.
+
+    Raises:
+        NotFoundError: there is no such tenant with keys.
+    """
     if not tenant:
         access = read_json(place.access, Access)
         for path in sorted(place.keys.glob("*.json")):
@@ -141,7 +168,7 @@ def address(place: Folder, tenant: str, pipeline: str, prefix: str) -> tuple[str
         NotFoundError: there is no such tenant or pipeline, or it has no such key.
     """
     namespace, _, name = tenant.rpartition("/")
-    found = _tenant_keys(place, namespace or "default", name)
+    found = tenant_keys(place, namespace or "default", name)
     if pipeline and pipeline not in found.pipelines:
         raise errors.NotFoundError(
             f"LogTenant {found.name!r} has no pipeline {pipeline!r}.",

@@ -20,7 +20,14 @@ import msgspec
 from redis import asyncio as redis
 
 from logweir.backends import failpoint, provision
-from logweir.backends.control import Control, IdentityClaimedError, Pipeline, Tenant
+from logweir.backends.control import (
+    Control,
+    IdentityClaimedError,
+    Pipeline,
+    StoredObject,
+    Tenant,
+    revocations,
+)
 from logweir.core import keys
 from logweir.core.names import PipelineId, TenantId
 from logweir.standalone.bindings import Site
@@ -31,7 +38,6 @@ from logweir_operator.model import LogPipeline, LogTenant
 logger = logging.getLogger(__name__)
 
 CLUSTER: Final = "up"
-MADE_STATES: Final = ("active", "readonly")
 RETRY_S: Final = (1.0, 30.0)
 BUFFER_SHARE: Final = 2
 """One tenant may fill the journal's memory divided by this, whatever its quota says."""
@@ -50,11 +56,11 @@ class Work(msgspec.Struct, eq=False):
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """A LogTenant with the pipelines that refer to it, and its row when it has one."""
+    """A LogTenant with the pipelines that refer to it; `is_made`: its row says so."""
 
     live: Live
     resource: LogTenant
-    row: Tenant | None
+    is_made: bool
     pipelines: Sequence[tuple[str, LogPipeline]]
 
     @property
@@ -95,14 +101,15 @@ class Maker:
         work = self._works.setdefault(wanted.live.key, Work())
         now = wanted.fingerprint
         is_changed = now != work.tried
-        if work.done == now or (time.monotonic() < work.retry_at_s and not is_changed):
+        is_done = work.done == now and wanted.is_made
+        if is_done or (time.monotonic() < work.retry_at_s and not is_changed):
             return
         work.tried = now
         name = wanted.live.stored.name
         try:
             texts = await self._provision(wanted)
         except IdentityClaimedError as error:
-            work.claimed_by_other, work.problem = True, error.message
+            work.claimed_by_other, work.problem = True, str(error)
         except Exception as error:
             problem = str(error) or type(error).__name__
             if problem != work.problem:
@@ -119,17 +126,7 @@ class Maker:
     async def _provision(self, wanted: Wanted) -> dict[str, str]:
         """Make all of a tenant; return the texts of its keys."""
         stored, spec = wanted.live.stored, wanted.resource.spec
-        if spec.tenant_id:
-            tenant_id = spec.tenant_id
-        elif wanted.row is not None:
-            tenant_id = wanted.row.id
-        else:
-            tenant_id = plan.generated_tenant_id(os.urandom(16))
-        row = await self._control.claim_tenant(
-            TenantId(tenant_id), CLUSTER, stored.namespace, stored.name
-        )
-        if spec.tenant_id and row.id != spec.tenant_id:
-            raise IdentityClaimedError(f"This LogTenant has the id {row.id!r} already.")
+        row = await self._claim(stored, spec.tenant_id)
         state, days = "readonly" if spec.read_only else "active", spec.retention.days
         row = msgspec.structs.replace(row, state=state, retention_days=days, spec=stored.spec)
         pipelines = [
@@ -149,10 +146,24 @@ class Maker:
         await self._control.set_tenant(row.id, state, days, stored.spec)
         return texts
 
+    async def _claim(self, stored: StoredObject, wanted_id: str | None) -> Tenant:
+        """Return the tenant of a LogTenant: its own, one that was kept for it, or a new one."""
+        tenant_id = TenantId(wanted_id) if wanted_id else plan.generated_tenant_id(os.urandom(16))
+        row = await self._control.claim_tenant(tenant_id, CLUSTER, stored.namespace, stored.name)
+        if wanted_id and row.id != wanted_id:
+            raise IdentityClaimedError(
+                f"This LogTenant has the id {row.id!r} already.",
+                hint=f"Set spec.tenantId to it, or leave it out: its data is kept as {row.id!r}.",
+            )
+        if row.state == "retained":
+            # Before anything is opened again: a deletion that comes now must close it again.
+            await self._control.adopt_tenant(row.id)
+        return row
+
     async def _make_keys(
         self, row: Tenant, resource: LogTenant, pipelines: Sequence[Pipeline]
     ) -> dict[str, str]:
-        """Make the keys that the tenant's resource names, revoke all others; return their texts."""
+        """Make the keys that the tenant's resource names, revoke its others; return their texts."""
         by_name = {one.name: one.id for one in pipelines}
         texts = {}
         for wanted in resource.spec.api_keys:
@@ -163,14 +174,10 @@ class Maker:
             made = await self._control.ensure_api_key(
                 row, wanted.name, pipeline, scopes, wanted.generation, wanted.expires_at
             )
-            texts[wanted.name] = key_text(self._site, made.key())
+            texts[wanted.name] = keys.text_of(made.key(), self._site.roots.sign)
         await self._control.revoke_api_keys(row.id, list(texts))
-        revoked = [
-            one.id
-            for one in await self._control.api_keys()
-            if one.tenant == row.id and one.revoked_at is not None
-        ]
-        await provision.publish_revocations(self._journal, row.id, revoked)
+        revoked, ends = revocations(await self._control.api_keys_of(row.id))
+        await provision.publish_revocations(self._journal, row.id, revoked, ends)
         return texts
 
     async def _limits(self, resource: LogTenant) -> provision.Limits:
@@ -186,13 +193,6 @@ class Maker:
             bytes_per_second=spec.quotas.bytes_per_second,
             connection_limit=spec.postgres.connection_limit,
         )
-
-
-def key_text(site: Site, key: keys.ApiKey) -> str:
-    """Return the text of a key, which stands in no table: it is derived."""
-    if key.is_ingest:
-        return keys.encode(key, keys.ingest_secret(site.roots.sign, key.tenant, key.revision))
-    return keys.encode(key, keys.access_secret(site.roots.sign, key.revision))
 
 
 def rows_by_object(rows: Sequence[Tenant]) -> Mapping[tuple[str, str], Tenant]:

@@ -6,7 +6,7 @@ A manifest that is wrong changes nothing: all of a file is checked before any of
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -217,14 +217,32 @@ def _check_may_go(tenant: StoredObject, found: Iterable[StoredObject]) -> None:
         )
 
 
-async def until_gone(control: Control, wanted: Collection[Key], poll_s: float = 0.2) -> None:
-    """Wait until objects that were deleted are gone.
+async def until_gone(
+    control: Control,
+    wanted: Collection[Key],
+    say: Callable[[str], None] = lambda _: None,
+    poll_s: float = 0.2,
+) -> None:
+    """Wait until objects that were deleted are gone, and say what each of them waits for.
 
     Raises:
         UnavailableError: the control schema does not answer.
     """
+    said: dict[Key, str] = {}
     while True:
         found = await control.objects()
-        if not any(one.deleted_at is not None and key_of(one) in wanted for one in found):
+        leaving = [one for one in found if one.deleted_at is not None and key_of(one) in wanted]
+        if not leaving:
             return
+        for one in leaving:
+            waits_for = waits_for_of(one)
+            if waits_for and said.get(key_of(one)) != waits_for:
+                said[key_of(one)] = waits_for
+                say(f"{one.kind.lower()}/{one.name}: {waits_for}")
         await asyncio.sleep(poll_s)
+
+
+def waits_for_of(one: StoredObject) -> str:
+    """Return what a deletion waits for, by the object's status; nothing before it was looked at."""
+    conditions = one.status.get("conditions", ())
+    return next((c["message"] for c in conditions if c["reason"] == "Deleting"), "")

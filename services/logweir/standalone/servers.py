@@ -17,10 +17,12 @@ from __future__ import annotations
 import abc
 import contextlib
 import ctypes
+import functools
 import os
 import random
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -51,13 +53,17 @@ _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
 class Command(msgspec.Struct, frozen=True):
-    """A process to start; `stop_signal` ends it in order. Without an account it runs as we do."""
+    """A process to start; `stop_signal` ends it in order. Without an account it runs as we do.
+
+    `hurry` is another signal, and after how many seconds it is sent to what has not ended.
+    """
 
     argv: tuple[str, ...]
     cwd: Path
     env: Mapping[str, str]
     account: Account | None = None
     stop_signal: int = signal.SIGTERM
+    hurry: tuple[float, int] | None = None
 
 
 class Server(abc.ABC):
@@ -105,14 +111,19 @@ class Server(abc.ABC):
         if self.process is None:
             return
         if wait_s > 0:
-            self.process.send_signal(self.command().stop_signal)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(wait_s)
+            command = self.command()
+            self.process.send_signal(command.stop_signal)
+            if command.hurry is not None and not self._ends_within(command.hurry[0]):
+                self.process.send_signal(command.hurry[1])
+            self._ends_within(wait_s)
         if self.process.poll() is None:
             # With its group: the workers of a killed NGINX would go on, and hold the port.
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         self.process = None
+
+    def _ends_within(self, wait_s: float) -> bool:
+        return _until(self._ended, wait_s)
 
     def _ended(self) -> bool:
         return self.process is None or self.process.poll() is not None
@@ -132,7 +143,9 @@ def spawn(command: Command, output: int | None = None) -> subprocess.Popen[bytes
         # Runs after the switch of user, which would clear the death signal again.
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         if _libc is not None:
-            _libc.prctl(_PR_SET_PDEATHSIG, command.stop_signal, 0, 0, 0)
+            # Who would hurry it is gone then.
+            last = command.hurry[1] if command.hurry else command.stop_signal
+            _libc.prctl(_PR_SET_PDEATHSIG, last, 0, 0, 0)
             if os.getppid() != parent:
                 os._exit(1)
 
@@ -249,12 +262,24 @@ def tail(log: Path) -> str:
     return " / ".join(lines[-4:])
 
 
-def talk(port: int, sent: bytes, enough: Callable[[bytes], bool], host: str = LOOPBACK) -> bytes:
-    """Send bytes to the port and return the answer, or b"" when there is none in time."""
+def talk(
+    port: int,
+    sent: bytes,
+    enough: Callable[[bytes], bool],
+    host: str = LOOPBACK,
+    *,
+    with_tls: bool = False,
+) -> bytes:
+    """Send bytes to the port and return the answer, or b"" when there is none in time.
+
+    With TLS any certificate will do: nothing that is secret is sent, or believed of the answer.
+    """
     answer = b""
     deadline_s = time.monotonic() + PROBE_WAIT_S
     try:
-        with socket.create_connection((host, port), timeout=PROBE_WAIT_S) as link:
+        with contextlib.ExitStack() as stack:
+            plain = socket.create_connection((host, port), timeout=PROBE_WAIT_S)
+            link = stack.enter_context(_anybodys_tls().wrap_socket(plain) if with_tls else plain)
             link.sendall(sent)
             while not enough(answer):
                 link.settimeout(max(deadline_s - time.monotonic(), 0.001))
@@ -265,6 +290,14 @@ def talk(port: int, sent: bytes, enough: Callable[[bytes], bool], host: str = LO
     except OSError:
         return b""
     return answer
+
+
+@functools.cache
+def _anybodys_tls() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def _works_in(pid: int, place: str, programs: frozenset[str]) -> bool:

@@ -1,7 +1,7 @@
 """`logweir up`: all of Logweir on one machine, from one folder, until Ctrl-C.
 
     lock the folder -> PostgreSQL, Valkey -> operator -> ingest, collector, query -> keeper
-                                             NGINX in front of them
+                                             NGINX in front of them, else `front` for all
 
 This file says what runs and in which order; `supervisor.py` keeps it running.
 """
@@ -16,16 +16,19 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from logweir.backends import failpoint
 from logweir.core import errors
 from logweir.core.binding import JournalServer, Login, PostgresServer
+from logweir.gateway.routes import Role
+from logweir.runtime import web
 from logweir.runtime.settings import Listen, Settings
-from logweir.standalone import accounts, demo, folder, logfiles, servers
-from logweir.standalone.children import RoleChild, RoleMain, ServerChild, die_with
+from logweir.standalone import accounts, binaries, demo, entrance, logfiles, servers
+from logweir.standalone.accounts import Account
+from logweir.standalone.children import Child, RoleChild, RoleMain, ServerChild, die_with
 from logweir.standalone.folder import Folder, Ports, Secrets
 from logweir.standalone.nginx import Nginx
 from logweir.standalone.postgres import Postgres
@@ -36,9 +39,10 @@ from logweir.standalone.valkey import OPERATOR, Valkey
 if TYPE_CHECKING:
     from logweir.standalone.bindings import Site
 
-ROLES: Final = ("ingest", "collector", "query", "keeper")
-KEEPER_AFTER: Final = ("ingest", "collector", "query", "gateway")
-"""Housekeeping waits until records can be sent and found."""
+ROLES: Final = ("ingest", "collector", "query", "keeper", "auth")
+HTTP_ROLES: Final[tuple[Role, ...]] = ("ingest", "query", "auth")
+LATE_ROLES: Final = ("keeper", "auth")
+"""Housekeeping and the making of keys wait until records can be sent and found."""
 
 DETACHED_WAIT_S: Final = 120.0
 DOWN_WAIT_S: Final = 120.0
@@ -51,7 +55,7 @@ def up(place: Folder, port: int | None, ready: Callable[[Shown], None], tell: Te
 
     Args:
         place: the folder.
-        port: of the gateway; 0 takes a free one, None the last one or the default.
+        port: what clients connect to; 0 takes a free one, None the last one or the default.
         ready: gets what a newcomer needs.
         tell: gets a line for a person when a process ended or came back.
 
@@ -62,34 +66,23 @@ def up(place: Folder, port: int | None, ready: Callable[[Shown], None], tell: Te
     for stale in (place.status, place.access):
         stale.unlink(missing_ok=True)
     _end_gateway(place)
-    ports = choose_ports(place, port)
+    door = entrance.read(place)
+    ports = entrance.choose_ports(place, port, door.host)
     secrets = place.secrets()
     place.write_ports(ports)
     _write_demo(place)
     account = accounts.choose()
-    url = f"http://{servers.LOOPBACK}:{ports.gateway}"
+    url = door.url(ports.gateway)
     postgres = Postgres(place.path / "postgres", ports.postgres, secrets.postgres_password, account)
     valkey = Valkey(place.path / "valkey", ports.valkey, secrets.valkey_password, account)
-    http = {role: _listening() for role in ("ingest", "query")}
-    ops = {role: _listening() for role in ("operator", *ROLES)}
-    nginx = Nginx(
-        place.path / "gateway",
-        ports.gateway,
-        ingest_port=_port(http["ingest"]),
-        query_port=_port(http["query"]),
-        run_as=account,
-    )
-    roles = {role: _role(place, role, http.get(role), ops[role]) for role in ROLES}
+    entry, late, watch = _entry(place, door, ports.gateway, account, tell)
     supervisor = Supervisor(
         [
             ServerChild("postgres", postgres),
             ServerChild("valkey", valkey),
-            _operator(place, secrets, ports, postgres, url, ops["operator"]),
-            roles["ingest"],
-            roles["collector"],
-            roles["query"],
-            ServerChild("gateway", nginx),
-            roles["keeper"],
+            _operator(place, secrets, ports, postgres, url, _listening()),
+            *entry,
+            *late,
         ],
         logs=place.logs,
         status=place.status,
@@ -99,7 +92,7 @@ def up(place: Folder, port: int | None, ready: Callable[[Shown], None], tell: Te
     with supervisor.signals() as wakeup:
         try:
             _begin(place, postgres, supervisor, wakeup)
-            _run(place, supervisor, wakeup, ready)
+            _run(place, supervisor, wakeup, ready, watch)
         finally:
             supervisor.stop(wakeup)
 
@@ -158,39 +151,20 @@ def _prepare_aside(place: Folder, postgres: Postgres) -> int:
 
 
 def _run(
-    place: Folder, supervisor: Supervisor, wakeup: int, ready: Callable[[Shown], None]
+    place: Folder,
+    supervisor: Supervisor,
+    wakeup: int,
+    ready: Callable[[Shown], None],
+    watch: entrance.Watch,
 ) -> None:
     is_told = False
     while not supervisor.is_stopping:
         supervisor.turn(wakeup)
+        watch.look()
         if not is_told and supervisor.is_ready:
             supervisor.write_status()
             ready(show(place))
             is_told = True
-
-
-def choose_ports(place: Folder, port: int | None) -> Ports:
-    """Return the ports of a start: those of the last one where they are free.
-
-    Raises:
-        SetupError: the gateway's port is taken.
-    """
-    try:
-        last: Ports | None = place.ports()
-    except errors.SetupError:
-        last = None
-    gateway = port if port is not None else (last.gateway if last else folder.DEFAULT_PORT)
-    if gateway == 0:
-        gateway = servers.free_port()
-    elif problem := servers.port_problem(gateway):
-        other = "hoose another port with '--port N' ('--port 0' takes a free one)."
-        hint = f"Stop it, or c{other}" if problem == servers.IN_USE else f"C{other}"
-        raise errors.SetupError(f"Port {gateway} {problem}.", hint=hint)
-    internal = [
-        wanted if wanted and servers.port_is_free(wanted) else servers.free_port()
-        for wanted in ((last.postgres, last.valkey) if last else (0, 0))
-    ]
-    return Ports(gateway, *internal)
 
 
 def _write_demo(place: Folder) -> None:
@@ -201,12 +175,7 @@ def _write_demo(place: Folder) -> None:
 
 
 def _listening() -> socket.socket:
-    made = socket.socket()
-    # As the look for a free port does: connections of an earlier server may not be over yet.
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    made.bind((servers.LOOPBACK, servers.free_port()))
-    made.listen(1024)
-    return made
+    return web.bind(Listen(servers.LOOPBACK, servers.free_port()))
 
 
 def _port(listening: socket.socket) -> int:
@@ -214,11 +183,49 @@ def _port(listening: socket.socket) -> int:
     return port
 
 
-def _role(place: Folder, role: str, http: socket.socket | None, ops: socket.socket) -> RoleChild:
+def _entry(
+    place: Folder, door: entrance.Entrance, port: int, account: Account | None, tell: Tell
+) -> tuple[list[Child], list[Child], entrance.Watch]:
+    """Return what takes and answers requests, what follows, and what looks for certificates."""
+    program = binaries.nginx() if door.with_nginx else None
+    if program is None:
+        front = _front(place, door, web.bind(Listen(door.host, port)), _listening())
+        first: list[Child] = [_role(place, "collector"), front]
+        keeper = _role(place, "keeper", after=[one.name for one in first])
+        return first, [keeper], entrance.Watch(None, lambda: None, tell)
+    http: dict[Role, socket.socket] = {role: _listening() for role in HTTP_ROLES}
+    gateway = Nginx(
+        place.path / "gateway",
+        port,
+        {role: _port(one) for role, one in http.items()},
+        run_as=account,
+        program=program,
+        host=door.host,
+        tls=door.tls,
+        trusted_proxies=door.trusted_proxies,
+    )
+    entry: list[Child] = [
+        _role(place, "ingest", http["ingest"]),
+        _role(place, "collector"),
+        _role(place, "query", http["query"]),
+        ServerChild("gateway", gateway),
+    ]
+    names = [one.name for one in entry]
+    late: list[Child] = [
+        _role(place, "keeper", after=names),
+        _role(place, "auth", http["auth"], after=names),
+    ]
+    return entry, late, entrance.Watch(door.tls, gateway.reload, tell)
+
+
+def _role(
+    place: Folder, role: str, http: socket.socket | None = None, after: Sequence[str] = ()
+) -> RoleChild:
     def main() -> RoleMain:
         found: RoleMain = importlib.import_module(f"logweir.{role}.app").main
         return found
 
+    ops = _listening()
     settings = Settings(
         role=role,
         binding=place.bindings / f"{role}.json",
@@ -228,15 +235,36 @@ def _role(place: Folder, role: str, http: socket.socket | None, ops: socket.sock
         consumer=f"{role}-0",
     )
     sockets = [one for one in (http, ops) if one is not None]
-    is_keeper = role == "keeper"
     return RoleChild(
         settings,
         main,
         sockets,
         _port(ops),
-        after=KEEPER_AFTER if is_keeper else ("operator",),
-        needed="never" if is_keeper else "always",
+        after=after or ("operator",),
+        needed="never" if role in LATE_ROLES else "always",
     )
+
+
+def _front(
+    place: Folder, door: entrance.Entrance, http: socket.socket, ops: socket.socket
+) -> RoleChild:
+    """Return what stands for NGINX and the roles behind it, in one process."""
+
+    def main() -> RoleMain:
+        from logweir.standalone import front
+
+        return front.main
+
+    settings = Settings(
+        role="front",
+        binding=place.bindings,
+        ops=Listen(fd=ops.fileno()),
+        http=Listen(fd=http.fileno()),
+        tls=door.tls,
+        trusted_proxies=door.trusted_proxies,
+        log_format="json",
+    )
+    return RoleChild(settings, main, [http, ops], _port(ops), after=("operator",))
 
 
 def _operator(

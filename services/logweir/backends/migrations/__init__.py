@@ -13,7 +13,7 @@ from typing import Final, Literal
 import psycopg
 from psycopg import sql
 
-HEADS: Final = {"control": "0001", "tenant": "0001"}
+HEADS: Final = {"control": "0004", "tenant": "0002"}
 
 LOCK_TIMEOUT: Final = "2s"
 """A change that waits for a lock holds up all who come after it; it gives up and is tried again."""
@@ -49,7 +49,9 @@ def upgrade(conninfo: str, kind: Kind, schema: str, *, tenant: str = "") -> bool
     return True
 
 
-def _run_alembic(conninfo: str, kind: Kind, schema: str, tenant: str) -> None:
+def _run_alembic(
+    conninfo: str, kind: Kind, schema: str, tenant: str, revision: str = "head"
+) -> None:
     # Alembic and SQLAlchemy take half a second to import, so a warm start never does.
     from alembic import command
     from alembic.config import Config
@@ -79,5 +81,5 @@ def _run_alembic(conninfo: str, kind: Kind, schema: str, tenant: str) -> None:
         connection.commit()  # else the first rollback undoes it
         connection.dialect.default_schema_name = schema
         config.attributes.update(connection=connection, schema=schema, tenant=tenant)
-        command.upgrade(config, "head")
+        command.upgrade(config, revision)
     engine.dispose()
