@@ -9,7 +9,7 @@ Each may run again, and changes nothing when all is closed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import psycopg
@@ -18,13 +18,21 @@ from psycopg import sql
 TENANTS: Final = "logweir_tenants"
 """All logins of tenants are members, and may connect by it. It has no other right."""
 
+OWNERS: Final = "logweir_owners"
+"""The owners of tenants' schemas, none of which can log in: before a partition is dropped, a
+function of theirs looks for queries that still want it."""
+
+_MEMBERS: Final[Mapping[str, str]] = {TENANTS: "^t_.+_[wrk]_[ab]$", OWNERS: "^t_.+_owner$"}
+
 _CLOSED: Final = (
     r"^(lo_.+|loread|lowrite|pg_(try_)?advisory_.+|pg_notify|pg_stat_get_.+|pg_lock_status"
     r"|.+_to_xml(schema)?|.+_to_xml_and_xmlschema)$"
 )
-_PLATFORM_ONLY: Final = r"^(pg_advisory_.+|pg_stat_get_.+|pg_lock_status)$"
-"""The operator migrates under an advisory lock and ends sessions, the keeper sees what moves, and
-who watches the server (pg_monitor) goes on."""
+_PLATFORM: Final = r"^(pg_advisory_.+|pg_stat_get_.+|pg_lock_status)$"
+"""Migrations and keys are made under advisory locks, sessions are ended, the keeper sees what
+moves."""
+
+_OPEN: Final[Mapping[str, str]] = {"pg_monitor": _PLATFORM, OWNERS: "^pg_stat_get_activity$"}
 
 
 def close_functions(superuser: str, database: str, platform: Sequence[str]) -> None:
@@ -36,24 +44,38 @@ def close_functions(superuser: str, database: str, platform: Sequence[str]) -> N
     Args:
         superuser: connection string of a superuser.
         database: the platform's.
-        platform: logins that go on with what they need of it.
+        platform: logins that go on with what they need of it; they may make members of the roles.
     """
-    with psycopg.connect(superuser, dbname=database, autocommit=True) as connection:
-        found = connection.execute(
-            "select p.oid::regprocedure::text, p.proname ~ %s from pg_proc p,"
+    with psycopg.connect(superuser, dbname=database) as connection:
+        for role in _MEMBERS:
+            _ensure_role(connection, role, platform[0])
+        rows = connection.execute(
+            "select p.oid::regprocedure::text from pg_proc p,"
             " aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a"
             " where p.pronamespace = 'pg_catalog'::regnamespace and p.proname ~ %s"
-            " and a.grantee = 0 order by 1",
-            [_PLATFORM_ONLY, _CLOSED],
+            " and a.grantee = 0",
+            [_CLOSED],
         ).fetchall()
-        # The names come from the catalog, quoted by it.
-        needed = ", ".join(name for name, is_needed in found if is_needed)
-        if needed:
-            who = sql.SQL(", ").join(map(sql.Identifier, [*platform, "pg_monitor"]))
-            connection.execute(sql.SQL(f"grant execute on function {needed} to {{}}").format(who))
-        if found:
-            names = ", ".join(name for name, _ in found)
+        if rows:
+            names = ", ".join(name for (name,) in rows)  # the catalog's, quoted by it
             connection.execute(sql.SQL(f"revoke execute on function {names} from public"))
+        for role, pattern in {**dict.fromkeys(platform, _PLATFORM), **_OPEN}.items():
+            _open(connection, role, pattern)
+
+
+def _open(connection: psycopg.Connection[Any], role: str, pattern: str) -> None:
+    """Let a role run the functions that it cannot run yet."""
+    rows = connection.execute(
+        "select oid::regprocedure::text from pg_proc"
+        " where pronamespace = 'pg_catalog'::regnamespace and proname ~ %s"
+        " and not has_function_privilege(%s, oid, 'execute')",
+        [pattern, role],
+    ).fetchall()
+    if rows:
+        names = ", ".join(name for (name,) in rows)
+        connection.execute(
+            sql.SQL(f"grant execute on function {names} to {{}}").format(sql.Identifier(role))
+        )
 
 
 def close_database(operator: str, database: str, platform: Sequence[str]) -> None:
@@ -65,21 +87,21 @@ def close_database(operator: str, database: str, platform: Sequence[str]) -> Non
         platform: its other logins.
     """
     with psycopg.connect(operator, autocommit=True) as connection:
-        _ensure_tenants(connection)
         name = sql.Identifier(database)
         who = sql.SQL(", ").join(map(sql.Identifier, [*platform, TENANTS]))
         connection.execute(sql.SQL("grant connect on database {} to {}").format(name, who))
-        for (login,) in _logins_outside(connection):
-            admit(connection, login)
+        for role, pattern in _MEMBERS.items():
+            for (member,) in _outside(connection, role, pattern):
+                admit(connection, member, role)
         connection.execute(sql.SQL("revoke all on database {} from public").format(name))
 
 
-def admit(connection: psycopg.Connection[Any], login: str) -> None:
-    """Make a tenant's login a member of `TENANTS`."""
+def admit(connection: psycopg.Connection[Any], member: str, role: str) -> None:
+    """Make a role of a tenant a member of `TENANTS` or `OWNERS`."""
     is_new = connection.info.server_version >= 160000
     how = " with inherit true, set false" if is_new else ""
     connection.execute(
-        sql.SQL("grant {} to {}" + how).format(sql.Identifier(TENANTS), sql.Identifier(login))
+        sql.SQL("grant {} to {}" + how).format(sql.Identifier(role), sql.Identifier(member))
     )
 
 
@@ -97,18 +119,22 @@ def close_other_databases(superuser: str, database: str) -> None:
             )
 
 
-def _ensure_tenants(connection: psycopg.Connection[Any]) -> None:
-    exists = connection.execute("select 1 from pg_roles where rolname = %s", [TENANTS]).fetchone()
+def _ensure_role(connection: psycopg.Connection[Any], role: str, admin: str) -> None:
+    exists = connection.execute("select 1 from pg_roles where rolname = %s", [role]).fetchone()
     if not exists:
-        connection.execute(sql.SQL("create role {} nologin").format(sql.Identifier(TENANTS)))
+        connection.execute(
+            sql.SQL("create role {} nologin admin {}").format(
+                sql.Identifier(role), sql.Identifier(admin)
+            )
+        )
 
 
-def _logins_outside(connection: psycopg.Connection[Any]) -> list[tuple[str]]:
-    """Tenants' logins of before there was the role: they must not be locked out until their next
-    reconcile."""
+def _outside(connection: psycopg.Connection[Any], role: str, pattern: str) -> list[tuple[str]]:
+    """Roles of tenants that are no members yet, as of before there was the role: they must not be
+    shut out until their next reconcile."""
     return connection.execute(
-        r"select rolname from pg_roles r where rolcanlogin and rolname ~ '^t_.+_[wrk]_[ab]$'"
+        "select rolname from pg_roles r where rolname ~ %s"
         " and not exists (select from pg_auth_members m where m.member = r.oid"
         " and m.roleid = %s::regrole)",
-        [TENANTS],
+        [pattern, role],
     ).fetchall()
