@@ -56,6 +56,7 @@ async def all_kinds(a: world.Tenant, b: world.Tenant) -> dict[str, Credential]:
         "query, 2nd pipeline": Credential(await a.api_key(QUERY, second), a.id),
         "admin": Credential(await a.api_key(ADMIN), a.id),
         "no scopes": Credential(keys.encode(api_key(a.id, 0), keys.access_secret(a.roots.sign, 1))),
+        "admin, 2nd pipeline": Credential(await a.api_key(ADMIN, second), a.id),
         "query and admin": Credential(await a.api_key(QUERY | ADMIN), a.id),
         "other's ingest": Credential(await b.api_key(INGEST, b.pipeline), b.id),
         "other's query": Credential(await b.api_key(QUERY), b.id),

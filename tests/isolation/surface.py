@@ -10,8 +10,9 @@ import world
 from fastapi.routing import APIRoute, APIWebSocketRoute
 from serving import Run
 
+from logweir.auth import app as auth
 from logweir.backends import provision
-from logweir.core.binding import IngestBinding, Login, QueryBinding
+from logweir.core.binding import AuthBinding, IngestBinding, Login, QueryBinding
 from logweir.gateway.routes import HIDDEN
 from logweir.ingest import app as ingest
 from logweir.query import app as query
@@ -47,15 +48,28 @@ def _ingest_binding(*tenants: world.Tenant) -> IngestBinding:
     return IngestBinding(tuple(one.ingest_binding() for one in tenants))
 
 
-def query_binding(tenant: world.Tenant, *_: world.Tenant) -> QueryBinding:
-    login = Login(provision.QUERY, provision.platform_password(tenant.roots, provision.QUERY))
+def _query_binding(tenant: world.Tenant, *_: world.Tenant) -> QueryBinding:
     return QueryBinding(
         store=tenant.store_server,
         journal=tenant.journal_server,
-        control_login=login,
+        control_login=_login(tenant, provision.QUERY),
         read_root=tenant.roots.read.hex(),
         sign_root=tenant.roots.sign.hex(),
     )
+
+
+def _auth_binding(tenant: world.Tenant, *_: world.Tenant) -> AuthBinding:
+    return AuthBinding(
+        store=tenant.store_server,
+        journal=tenant.journal_server,
+        control_login=_login(tenant, provision.AUTH),
+        journal_login=_login(tenant, provision.JOURNAL_AUTH),
+        sign_root=tenant.roots.sign.hex(),
+    )
+
+
+def _login(tenant: world.Tenant, name: str) -> Login:
+    return Login(name, provision.platform_password(tenant.roots, name))
 
 
 def _ingest_paths() -> Iterator[str]:
@@ -66,7 +80,7 @@ def _ingest_paths() -> Iterator[str]:
     yield "/t/{tenant}"
 
 
-def fastapi_paths(app: Any) -> Iterator[str]:
+def _paths(app: Any) -> Iterator[str]:
     """The paths of a FastAPI application; a route of a kind that is not known here fails."""
     for route in app.routes:
         assert isinstance(route, APIRoute | APIWebSocketRoute), f"a new kind of route: {route!r}"
@@ -75,7 +89,6 @@ def fastapi_paths(app: Any) -> Iterator[str]:
 
 APPLICATIONS: Final = (
     Application("ingest", ingest.run, _ingest_binding, _ingest_paths),
-    Application(
-        "query", query.run, query_binding, lambda: fastapi_paths(query.make_app(query.Query()))
-    ),
+    Application("query", query.run, _query_binding, lambda: _paths(query.make_app(query.Query()))),
+    Application("auth", auth.run, _auth_binding, lambda: _paths(auth.make_app(auth.Auth()))),
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -22,10 +23,14 @@ from builders import record
 from isolation import allowed, asking, credentials, surface
 from serving import Role, serving
 
-from logweir.core import ids
+from logweir.backends import provision
+from logweir.core import ids, keys
 
 CLIENTS = 6
 """Requests that are under way at once; a tenant may run 8 queries."""
+
+
+KEY_OF_A, KEY_OF_B = "key-of-a", "key-of-b"
 
 
 class Case(msgspec.Struct, frozen=True):
@@ -85,6 +90,7 @@ def _places(known: Any, route: surface.Route, method: str) -> Iterator[str]:
         "pipeline": "{pipeline}" in route.path,
         "nobody": "{tenant}" in route.path,
         "receipt": "{receipt}" in route.path,
+        "key": "{name}" in route.path,
     }
     return (place for place in known if has.get(place, True))
 
@@ -105,6 +111,9 @@ class World(msgspec.Struct):
     cursor: str
     """Of B."""
 
+    numbers: Iterator[int]
+    """Of keys that are made."""
+
     canaries: dict[str, bytes]
     """By tenant: what stands in each of its texts, and nobody else may see."""
 
@@ -114,6 +123,7 @@ class Asker:
 
     def __init__(self, of: World, roles: dict[str, Role]) -> None:
         self._of = of
+        self._numbers = of.numbers
         self._clients = {name: asking.Client(role.url) for name, role in roles.items()}
 
     async def ask(self, case: Case) -> asking.Answer:
@@ -133,6 +143,7 @@ class Asker:
             tenant={"path": b, "nobody": "nobody-at-all"}.get(case.place, a),
             pipeline="hidden" if case.place == "pipeline" else "default",
             receipt=self._of.receipts[b if case.place == "receipt" else a],
+            name=self._key_name(case),
         )
         asked = {
             "query": f"tenant={b}",
@@ -140,6 +151,11 @@ class Asker:
             "cursor": f"cursor={self._of.cursor}",
         }.get(case.place)
         return f"{filled}?{asked}" if asked else filled
+
+    def _key_name(self, case: Case) -> str:
+        if case.place == "key" and (case.method == "GET" or case.who != "other's admin"):
+            return KEY_OF_B
+        return KEY_OF_A if case.method == "GET" else "nought"
 
     def _headers(self, case: Case) -> list[tuple[str, str]]:
         a, b = self._of.a.id, self._of.b.id
@@ -156,6 +172,11 @@ class Asker:
             return b""
         if case.route.application == "query":
             return f"tenant={self._of.b.id}".encode() if case.place == "body" else b""
+        if case.route.application == "auth":
+            if case.place == "body":
+                return json.dumps({"tenant": self._of.b.id}).encode()
+            made = {"name": f"made-{next(self._numbers)}", "scopes": ["query"]}
+            return b"" if "{name}" in case.route.path else json.dumps(made).encode()
         sent = record(f"by {self._of.credentials[case.who].owner}")
         return json.dumps(
             sent | ({"tenant": self._of.b.id} if case.place == "body" else {})
@@ -177,6 +198,9 @@ def _canaries(tenant: world.Tenant) -> dict[str, Any]:
 
 async def _made(a: world.Tenant, b: world.Tenant) -> World:
     found = await credentials.all_kinds(a, b)
+    await a.api_key(keys.SCOPE_QUERY, name=KEY_OF_A)
+    await b.api_key(keys.SCOPE_QUERY, name=KEY_OF_B)
+    await provision.bootstrap_auth_user(a.redis, a.roots)
     receipts, canaries = {}, {}
     for tenant in (a, b):
         fields = _canaries(tenant)
@@ -185,7 +209,7 @@ async def _made(a: world.Tenant, b: world.Tenant) -> World:
                 [uuid] = await tenant.store_records([record(**fields)], pipeline=one.id)
         receipts[tenant.id] = str(ids.Receipt(uuid, 0))
         canaries[tenant.id] = tenant.id.encode().hex().encode()
-    return World(a, b, found, receipts, "", canaries)
+    return World(a, b, found, receipts, "", itertools.count(1), canaries)
 
 
 @contextlib.asynccontextmanager
@@ -221,16 +245,18 @@ async def test_every_case_of_the_matrix_is_answered_as_the_table_says(
     wrong: list[str] = []
     async with _running(of, tmp_path) as roles:
         of.cursor = await _cursor(of, roles)
-        left = iter(todo)
+        queue = iter(todo)
 
         async def work() -> None:
             asker = Asker(of, roles)
-            for case in left:
+            for case in queue:
                 wrong.extend(_problems(of, case, await asker.ask(case)))
             await asker.close()
 
         await asyncio.gather(*(work() for _ in range(CLIENTS)))
     wrong += await _strangers(of)
+    left = [one for one in await of.b.control.api_keys() if one.tenant == of.b.id]
+    assert [one.name for one in left if one.revoked_at is not None] == []
 
     by_role = Counter(one.route.application for one in todo)
     with capsys.disabled():
