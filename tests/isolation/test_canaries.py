@@ -27,6 +27,8 @@ from logweir.core.binding import IngestBinding
 
 A, B = "acme", "bird"
 
+KEYS_OF_A = [{"name": "in", "scopes": ["ingest"]}, {"name": "out", "scopes": ["query"]}]
+
 MARK = secrets.token_hex(6)
 ID = f"{MARK:0<32}"
 PIPELINE = f"pipeline-{MARK}"
@@ -77,7 +79,7 @@ def place() -> Iterator[Place]:
     with upping() as up:
         up.start()
         apply = text(
-            tenant(A, tenantId=A),
+            tenant(A, tenantId=A, apiKeys=[*KEYS_OF_A, {"name": "boss", "scopes": ["admin"]}]),
             pipeline("web", of=A),
             tenant(
                 B,
@@ -104,12 +106,14 @@ def _keys(up: Up, name: str) -> dict[str, str]:
     found = json.loads(ran.stdout) if ran.returncode == 0 else {}
     if not found.get("pipelines"):
         return {}
+    admin = found["keys"].pop("boss", None)
     texts = {one[:4]: one for one in found["keys"].values()}
     path = f"{up.shown()['url']}/api/v1/query"
     is_read = httpx2.get(path, headers={"x-api-key": texts["lwa_"]}).status_code == 200
     posted = up.post(
         url=f"{up.shown()['url']}/t/{name}/{found['pipelines'][0]}/ingest", key=texts["lwi_"]
     )
+    texts |= {"admin": admin} if admin else {}
     return texts if is_read and posted.status_code in (200, 400) else {}
 
 
@@ -218,7 +222,7 @@ async def _answers_to_a(place: Place) -> list[asking.Answer]:
     """Everything that A's keys, no key and a forged one get, over all kinds of requests."""
     client = asking.Client(place.url)
     found = []
-    for key in (place.a["lwa_"], place.a["lwi_"], "", place.a["lwa_"][:-1] + "a"):
+    for key in (*place.a.values(), "", place.a["lwa_"][:-1] + "a"):
         headers = [("x-api-key", key)] if key else []
         for path in PATHS:
             for query in QUERIES:
@@ -237,6 +241,8 @@ async def _answers_to_a(place: Place) -> list[asking.Answer]:
                     await client.ask("POST", address, [*headers, ("idempotency-key", "same")], body)
                 )
         found += [await client.ask("GET", one, headers) for one in ADDRESSES]
+        for method, path in (("GET", ""), ("GET", "/boss"), ("DELETE", "/boss"), ("GET", "/x")):
+            found.append(await client.ask(method, f"/api/v1/keys{path}", headers))
     found.append(await client.open_socket("/api/v1/tail", [("x-api-key", place.a["lwa_"])]))
     await client.close()
     return found
