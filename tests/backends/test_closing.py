@@ -8,9 +8,10 @@ import world
 from psycopg import sql
 
 from logweir.backends import closing, provision, store
+from logweir.core import names
 from logweir.core.binding import Login
 
-PLATFORM = (provision.OPERATOR, provision.KEEPER)
+PLATFORM = (provision.OPERATOR, provision.KEEPER, provision.AUTH)
 
 
 def defaults(server) -> tuple:
@@ -72,10 +73,15 @@ async def test_tenants_of_before_are_not_locked_out(spare_postgres, make_tenant,
         for kind in ("w", "r", "k"):
             login = sql.Identifier(tenant.store_login(kind).user)
             connection.execute(sql.SQL("revoke logweir_tenants from {}").format(login))
+        owner = sql.Identifier(names.owner(tenant.id))
+        connection.execute(sql.SQL("revoke logweir_owners from {}").format(owner))
     provision.upgrade_control(world.operator_conninfo(spare_postgres, roots))
 
     for kind in ("w", "r", "k"):
         psycopg.connect(tenant.conninfo(kind)).close()
+    with psycopg.connect(spare_postgres.url()) as connection:
+        query = "select pg_has_role(%s, 'logweir_owners', 'usage')"
+        assert connection.execute(query, [names.owner(tenant.id)]).fetchall() == [(True,)]
 
 
 @pytest.mark.parametrize("login", PLATFORM)

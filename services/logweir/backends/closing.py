@@ -44,7 +44,8 @@ def close_functions(superuser: str, database: str, platform: Sequence[str]) -> N
     Args:
         superuser: connection string of a superuser.
         database: the platform's.
-        platform: logins that go on with what they need of it; they may make members of the roles.
+        platform: logins that go on with what they need of it; the first, the operator's, makes
+            members of the roles.
     """
     with psycopg.connect(superuser, dbname=database) as connection:
         for role in _MEMBERS:
