@@ -19,6 +19,7 @@ from builders import record
 from isolation import asking, credentials, surface
 from serving import Role, serving
 
+from logweir.backends import provision
 from logweir.core import access, errors, ids, keys
 from logweir.core.names import TenantId
 from logweir.core.record import RecordId
@@ -64,6 +65,7 @@ class Place(msgspec.Struct):
     nobody: TenantId
     send: str
     read: str
+    admin: str
     receipt: str
 
 
@@ -110,6 +112,12 @@ PAIRS_OF: dict[str, Callable[[Place, TenantId, bool], Sent]] = {
         f"/api/v1/receipts/{p.receipt if is_foreign else _receipt()}",
         (_key(p.read),),
     ),
+    "another's key by its name": lambda p, _, is_foreign: Sent(
+        "auth", f"/api/v1/keys/{'key-of-b' if is_foreign else 'key-of-n'}", (_key(p.admin),)
+    ),
+    "keys asked for with a forged key that names another": lambda p, other, _: Sent(
+        "auth", "/api/v1/keys", (_forged(p, other, keys.SCOPE_ADMIN),)
+    ),
     "another's pipeline in a query": lambda p, _, is_foreign: Sent(
         "query",
         "/api/v1/labels?query=%7Bpipeline%3D%22"
@@ -139,7 +147,10 @@ async def place(make_tenant) -> Place:
     nobody = TenantId("n" * len(b.id))
     send = await a.api_key(keys.SCOPE_INGEST, a.pipeline)
     read = await a.api_key(keys.SCOPE_QUERY)
-    return Place(a, b, nobody, send, read, str(ids.Receipt(uuid, 0)))
+    admin = await a.api_key(keys.SCOPE_ADMIN)
+    await b.api_key(keys.SCOPE_QUERY, name="key-of-b")
+    await provision.bootstrap_auth_user(a.redis, a.roots)
+    return Place(a, b, nobody, send, read, admin, str(ids.Receipt(uuid, 0)))
 
 
 @pytest.fixture
@@ -163,7 +174,7 @@ async def ask(place: Place, tmp_path) -> AsyncIterator[Callable[[Sent], Any]]:
 
 
 _CHANGING = re.compile(
-    rb'"(elapsed_ms|receipt)":("[^"]*"|[0-9.]+)|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.0'
+    rb'"(elapsed_ms|receipt)":("[^"]*"|[0-9.]+)|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.0|key-of-.'
 )
 
 
