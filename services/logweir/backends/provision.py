@@ -23,7 +23,7 @@ from psycopg import sql
 from redis import asyncio as redis
 from redis import exceptions
 
-from logweir.backends import failpoint, journal, migrations
+from logweir.backends import closing, failpoint, journal, migrations
 from logweir.backends.control import Pipeline, Tenant
 from logweir.core import errors, keys, names
 from logweir.core.names import LoginKind, TenantId
@@ -139,6 +139,7 @@ def bootstrap_store(superuser: str, roots: Roots) -> None:
                     sql.Identifier(DATABASE), sql.Identifier(OPERATOR)
                 )
             )
+    closing.close_functions(superuser, DATABASE, (OPERATOR, KEEPER, AUTH))
 
 
 def upgrade_control(operator: str) -> None:
@@ -146,9 +147,7 @@ def upgrade_control(operator: str) -> None:
     with psycopg.connect(operator, autocommit=True) as connection:
         connection.execute("create schema if not exists logweir")
         connection.execute("revoke all on schema public from public")
-        connection.execute(
-            sql.SQL("revoke temporary on database {} from public").format(sql.Identifier(DATABASE))
-        )
+    closing.close_database(operator, DATABASE, (QUERY, KEEPER, AUTH))
     migrations.upgrade(operator, "control", names.CONTROL_SCHEMA)
 
 
@@ -228,6 +227,7 @@ def _provision_login(
 ) -> None:
     login, password = tenant_password(roots, tenant, kind)
     _ensure_login(connection, login, password, f"connection limit {limits.connection_limit}")
+    closing.admit(connection, login, closing.TENANTS)
     who = sql.Identifier(login)
     schema = sql.Identifier(names.schema(tenant.id))
     for name, value in _SETTINGS[kind].items():
@@ -275,6 +275,7 @@ def _ensure_owner(connection: psycopg.Connection[Any], tenant: TenantId) -> None
     exists = connection.execute("select 1 from pg_roles where rolname = %s", [owner]).fetchone()
     if not exists:
         connection.execute(sql.SQL("create role {} nologin").format(sql.Identifier(owner)))
+    closing.admit(connection, owner, closing.OWNERS)
     how = " with inherit true, set true" if connection.info.server_version >= 160000 else ""
     connection.execute(
         sql.SQL("grant {} to {}" + how).format(sql.Identifier(owner), sql.Identifier(OPERATOR))

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from redis import asyncio as redis
 
-from logweir.backends import failpoint, provision, redis_client, store
+from logweir.backends import closing, failpoint, provision, redis_client, store
 from logweir.backends.control import Control, Pipeline, StoredObject, Tenant
 from logweir.core import errors, states
 from logweir.core.binding import CollectorBinding, Login
@@ -71,6 +71,7 @@ class Cluster:
             UnavailableError: a server does not answer.
         """
         await asyncio.to_thread(provision.bootstrap_store, superuser, self._site.roots)
+        await asyncio.to_thread(closing.close_other_databases, superuser, provision.DATABASE)
         failpoint.reach("operator.before_migration")
         await asyncio.to_thread(provision.upgrade_control, self._conninfo)
         failpoint.reach("operator.before_library")
