@@ -73,15 +73,17 @@ class Bench:
         """The figure of a row that was measured already."""
         return next((one for one in self.figures if one.key == key), None)
 
-    def tenant(self, *, is_read: bool = False) -> site_.Tenant:
+    def tenant(self, *, is_read: bool = False, quotas: str = "") -> site_.Tenant:
         """A new tenant whose segments stay as the collector made them."""
         self._tenants += 1
-        (made,) = self.tenants([f"bench-{self._tenants}"], is_read=is_read)
+        (made,) = self.tenants([f"bench-{self._tenants}"], is_read=is_read, quotas=quotas)
         return made
 
-    def tenants(self, names: Sequence[str], *, is_read: bool) -> list[site_.Tenant]:
+    def tenants(
+        self, names: Sequence[str], *, is_read: bool, quotas: str = ""
+    ) -> list[site_.Tenant]:
         """New tenants; when they will be read, also query knows their pipelines on return."""
-        made = self.site.tenants(names)
+        made = self.site.tenants(names, quotas)
         for one in made:
             one.keep_keeper_away()
         if is_read:

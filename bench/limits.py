@@ -27,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import corpus
@@ -152,6 +152,24 @@ def _write_binary(lines: Iterable[bytes], path: Path) -> None:
         file.write(struct.pack(">h", -1))
 
 
+_REFUSING = """
+import sys, uvicorn
+async def app(scope, receive, send):
+    headers = [(b"content-length", b"2"), (b"retry-after", b"1")]
+    await send({"type": "http.response.start", "status": 429, "headers": headers})
+    await send({"type": "http.response.body", "body": b"{}"})
+uvicorn.run(app, port=int(sys.argv[1]), log_level="error", access_log=False, lifespan="off",
+            server_header=False, date_header=False, http="httptools", loop="uvloop")
+"""
+
+
+@contextlib.contextmanager
+def refusing() -> Iterator[int]:
+    """A bare server that answers 429 to everything, without a look at it; its port."""
+    with _serving(_REFUSING) as (port, _):
+        yield port
+
+
 _BARE = """
 import asyncio, sys, uvicorn
 async def app(scope, receive, send):
@@ -168,21 +186,28 @@ uvicorn.run(app, port=int(sys.argv[1]), log_level="error", access_log=False, lif
 
 def bare_uvicorn(load: Path, head: Path, bodies: Path, requests: int) -> Cost:
     """What a bare ASGI application that reads the body takes under the same load."""
-    port = site_.free_port()
-    server = subprocess.Popen([sys.executable, "-c", _BARE, str(port)])
-    try:
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                break
-            time.sleep(0.02)
-        before, began_s = machine.cpu({"bare": server.pid}), time.monotonic()
+    with _serving(_BARE) as (port, pid):
+        before, began_s = machine.cpu({"bare": pid}), time.monotonic()
         subprocess.run(
             [load, "127.0.0.1", str(port), head, bodies, "64", str(requests)],
             stdout=subprocess.DEVNULL,
             check=True,
         )
         wall_s = time.monotonic() - began_s
-        return Cost(wall_s, machine.cpu({"bare": server.pid}).since(before).total_s)
+        return Cost(wall_s, machine.cpu({"bare": pid}).since(before).total_s)
+
+
+@contextlib.contextmanager
+def _serving(program: str) -> Iterator[tuple[int, int]]:
+    """Run a server's program; its port and its process."""
+    port = site_.free_port()
+    server = subprocess.Popen([sys.executable, "-c", program, str(port)])
+    try:
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            time.sleep(0.02)
+        yield port, server.pid
     finally:
         server.terminate()
         server.wait()

@@ -1,11 +1,11 @@
 /*
  * A load generator: POSTs prepared bodies over keep-alive connections, one request each at a time.
  *
- *   load HOST PORT HEADS BODIES CONNECTIONS REQUESTS [RATE]
+ *   load HOST PORT HEADS BODIES CONNECTIONS REQUESTS [RATE [RETRY]]
  *
  * HEADS is a file of request lines with headers but Content-Length, one for each tenant, BODIES a file of bodies; each
  * part of a file stands behind its length as uint32 (little-endian). Both are cycled until REQUESTS were answered 2xx;
- * a 429 or 503 is sent again after 20 ms. RATE (requests a second, 0: as fast as it goes) is kept by a schedule: latency counts from the
+ * a 429 or 503 is sent again after 20 ms, or with RETRY 0 counts as an answer, too. RATE (requests a second, 0: as fast as it goes) is kept by a schedule: latency counts from the
  * scheduled moment. Prints one JSON object: statuses, seconds, latency in ms.
  */
 #define _GNU_SOURCE
@@ -52,6 +52,7 @@ static long answered, wanted, started, statuses[600], broken;
 static double *latency_ms;
 static int64_t first_ns;
 static double rate;
+static int retries = 1;
 
 static void die(const char *what)
 {
@@ -150,12 +151,13 @@ static void next(struct connection *c)
 static void finish(struct connection *c, int status)
 {
 	statuses[status < 600 ? status : 0]++;
-	if (status / 100 == 2) {
+	int is_busy = status == 429 || status == 503;
+	if (status / 100 == 2 || (is_busy && !retries)) {
 		latency_ms[answered++] = (now_ns() - c->began_ns) / 1e6;
 		next(c);
 		return;
 	}
-	if (status != 429 && status != 503) {
+	if (!is_busy) {
 		fprintf(stderr, "status %d: %.*s\n", status, 400, c->answer);
 		exit(1);
 	}
@@ -211,7 +213,7 @@ static int by_value(const void *a, const void *b)
 int main(int argc, char **argv)
 {
 	if (argc < 7) {
-		fprintf(stderr, "usage: load HOST PORT HEADS BODIES CONNECTIONS REQUESTS [RATE]\n");
+		fprintf(stderr, "usage: load HOST PORT HEADS BODIES CONNECTIONS REQUESTS [RATE [RETRY]]\n");
 		return 2;
 	}
 
@@ -223,6 +225,7 @@ int main(int argc, char **argv)
 	int connections = atoi(argv[5]);
 	wanted = atol(argv[6]);
 	rate = argc > 7 ? atof(argv[7]) : 0;
+	retries = argc > 8 ? atoi(argv[8]) : 1;
 	latency_ms = calloc(wanted, sizeof *latency_ms);
 	epoll_fd = epoll_create1(0);
 	struct connection *all = calloc(connections, sizeof *all);

@@ -19,6 +19,7 @@ import bench
 import corpus
 import figures
 import machine
+import noise_rows
 import rows
 import site_
 import store_rows
@@ -29,6 +30,7 @@ PARTS: dict[str, Callable[[bench.Bench], None]] = {
     "store": lambda run: [store_rows.store_rows(run, kind) for kind in corpus.KINDS],
     "tail": rows.tail_row,
     "queryable": rows.queryable_row,
+    "noise": noise_rows.noise_rows,
 }
 
 

@@ -32,7 +32,7 @@ metadata: {{name: {name}}}
 spec:
   tenantId: {name}
   retention: {{days: 3650}}
-  quotas: {{bufferBytes: 8589934592}}
+  quotas: {{bufferBytes: 8589934592{quotas}}}
   apiKeys:
     - {{name: in, scopes: [ingest]}}
     - {{name: out, scopes: [query]}}
@@ -134,6 +134,7 @@ class Site:
         self.sql = psycopg.connect(self.postgres_url + "/logweir", autocommit=True)
         self.http = httpx2.Client(timeout=600, trust_env=False)
         config = (self.data / "gateway" / "nginx.conf").read_text()
+        self.port = int(self.url.rsplit(":", 1)[1])
         self.ingest_port = int(re.search(r"upstream ingest \{[^}]*:(\d+)", config)[1])
 
     def _run(self, *words: str) -> str:
@@ -147,10 +148,11 @@ class Site:
     def value(self, query: str) -> Any:
         return self.sql.execute(query).fetchone()[0]
 
-    def tenants(self, names: Sequence[str]) -> list[Tenant]:
-        """Make tenants and wait until all of them are let in."""
+    def tenants(self, names: Sequence[str], quotas: str = "") -> list[Tenant]:
+        """Make tenants and wait until all of them are let in; `quotas` are more of YAML's."""
         path = self.folder / f"{names[0]}.yaml"
-        path.write_text("---\n".join(MANIFEST.format(name=name) for name in names))
+        text = "---\n".join(MANIFEST.format(name=name, quotas=quotas) for name in names)
+        path.write_text(text)
         self._run("apply", "-f", str(path))
         return [self._served(name) for name in names]
 

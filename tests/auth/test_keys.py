@@ -3,36 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import httpx2
 import pytest
+from keying import create, listed, made
 
 from logweir.auth import forms
 from logweir.backends import api_keys
 from logweir.core import keys
-from logweir.core.names import PipelineId
 
 FIELDS = {
     *("name", "id", "scopes", "pipeline", "generation", "origin", "state"),
     *("createdAt", "createdBy", "expiresAt", "revokedAt"),
 }
-
-
-async def create(client: httpx2.AsyncClient, name: str = "web", **fields: Any) -> httpx2.Response:
-    return await client.post("/api/v1/keys", json={"name": name, "scopes": ["ingest"]} | fields)
-
-
-async def made(client: httpx2.AsyncClient, name: str = "web", **fields: Any) -> dict[str, Any]:
-    answer = await create(client, name, **fields)
-    assert answer.status_code == 201, answer.text
-    return answer.json()
-
-
-async def listed(client: httpx2.AsyncClient) -> list[dict[str, Any]]:
-    return (await client.get("/api/v1/keys")).json()["keys"]
 
 
 async def states(client: httpx2.AsyncClient, name: str = "web") -> list[tuple[int, str]]:
@@ -426,78 +410,7 @@ async def test_keys_of_the_api_go_with_their_tenant(client, tenant):
     assert [one.is_revoked for one in rows] == [True] * 3
 
 
-# --- who may --------------------------------------------------------------------------------------
-
-CALLS = [
-    ("POST", "/api/v1/keys"),
-    ("GET", "/api/v1/keys"),
-    ("GET", "/api/v1/keys/boss"),
-    ("DELETE", "/api/v1/keys/boss"),
-    ("POST", "/api/v1/keys/boss/roll"),
-]
-
-
-async def test_the_calls_of_these_tests_are_all_that_there_are(role):
-    from logweir.auth.app import Auth, make_app
-
-    found = {
-        (method, route.path.replace("{name}", "boss"))
-        for route in make_app(Auth()).routes
-        for method in route.methods
-    }
-    assert found == set(CALLS)
-
-
-@pytest.mark.parametrize(("method", "path"), CALLS)
-async def test_every_call_asks_for_a_key(role, method, path):
-    async with httpx2.AsyncClient(base_url=role.url) as nobody:
-        answer = await nobody.request(method, path)
-
-    assert (answer.status_code, answer.json()["error"]["code"]) == (401, "unauthorized")
-    assert answer.headers["cache-control"] == "no-store"
-
-
-@pytest.mark.parametrize(("method", "path"), CALLS)
-@pytest.mark.parametrize(
-    ("scopes", "of_a_pipeline"),
-    [
-        pytest.param(keys.SCOPE_INGEST, False, id="ingest"),
-        pytest.param(keys.SCOPE_QUERY, False, id="query"),
-        pytest.param(keys.SCOPE_ADMIN, True, id="admin of a pipeline"),
-    ],
-)
-async def test_no_call_is_answered_to_a_lesser_key(
-    tenant, client, client_of, method, path, scopes, of_a_pipeline
-):
-    pipeline = tenant.pipeline if of_a_pipeline else PipelineId(0)
-    lesser = await client_of(await tenant.api_key(scopes, pipeline))
-    answer = await lesser.request(method, path, json={"name": "x", "scopes": ["admin"]})
-
-    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "forbidden")
-    assert [one["name"] for one in await listed(client) if one["name"] in ("boss", "x")] == ["boss"]
-
-
-async def test_a_parameter_is_refused_as_no_call_has_any(client):
-    answer = await client.get("/api/v1/keys", params={"tenant": "other"})
-
-    assert answer.status_code == 400
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "status"),
-    [
-        ("PUT", "/api/v1/keys", 405),
-        ("PATCH", "/api/v1/keys/boss", 405),
-        ("GET", "/api/v1/keys/", 404),
-        ("GET", "/api/v1/other", 404),
-        ("GET", "/metrics", 404),
-    ],
-)
-async def test_what_is_not_there_has_an_error_of_the_one_shape(client, method, path, status):
-    answer = await client.request(method, path)
-
-    assert answer.status_code == status
-    assert set(json.loads(answer.content)["error"]) == {"code", "message", "hint"}
+# --- what is kept ---------------------------------------------------------------------------------
 
 
 async def test_no_key_stands_in_the_database_or_a_log(client, tenant, caplog):

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 import world
 from builders import record
+from keying import made
 from redis import exceptions
 from serving import Role, serving, until
 from tailing import watching
@@ -46,16 +47,10 @@ async def until_told(tenant: world.Tenant, *fields: str) -> None:
     await until(is_told)
 
 
-async def create(client: httpx2.AsyncClient, name: str, **fields: Any) -> dict[str, Any]:
-    answer = await client.post("/api/v1/keys", json={"name": name, "scopes": ["ingest"]} | fields)
-    assert answer.status_code == 201, answer.text
-    return answer.json()
-
-
-async def row_of(tenant: world.Tenant, made: dict[str, Any]) -> str | None:
+async def row_of(tenant: world.Tenant, new: dict[str, Any]) -> str | None:
     """The id of a key that is still in the control schema."""
     rows = await tenant.control.api_keys_of(tenant.id)
-    return next((str(one.id) for one in rows if str(one.id) == made["id"]), None)
+    return next((str(one.id) for one in rows if str(one.id) == new["id"]), None)
 
 
 # --- every process --------------------------------------------------------------------------------
@@ -98,34 +93,34 @@ async def test_a_revoked_key_is_refused_by_every_process_within_five_seconds(eve
         httpx2.AsyncClient(base_url=auth.url, headers={"x-api-key": admin}) as client,
         httpx2.AsyncClient() as http,
     ):
-        made = {
-            scope: (await create(client, scope, scopes=[scope]))["key"]
+        texts = {
+            scope: (await made(client, scope, scopes=[scope]))["key"]
             for scope in ("ingest", "query", "admin")
         }
 
         async def send() -> int:
-            own = {"x-api-key": made["ingest"]}
+            own = {"x-api-key": texts["ingest"]}
             answer = await http.post(
                 f"{ingest.url}/t/{tenant.id}/default/ingest", json=record(), headers=own
             )
             return answer.status_code
 
         async def read() -> int:
-            own = {"x-api-key": made["query"]}
+            own = {"x-api-key": texts["query"]}
             return (await http.get(f"{query.url}/api/v1/query", headers=own)).status_code
 
         async def administer() -> int:
-            own = {"x-api-key": made["admin"]}
+            own = {"x-api-key": texts["admin"]}
             return (await http.get(f"{auth.url}/api/v1/keys", headers=own)).status_code
 
         calls = (send, read, administer)
         for call in calls:
             assert await call() == 200
-        async with watching(query, made["query"]) as watcher:
+        async with watching(query, texts["query"]) as watcher:
             await watcher.until_live()
             began_s = time.monotonic()
             asking = [asyncio.create_task(refused_after_s(call, began_s)) for call in calls]
-            for name in made:
+            for name in texts:
                 assert (await client.delete(f"/api/v1/keys/{name}")).status_code == 204
             code = await watcher.until_closed()
             tail_s = time.monotonic() - began_s
@@ -156,7 +151,7 @@ async def test_an_old_generation_is_good_until_its_overlap_ends_though_auth_is_g
         httpx2.AsyncClient(base_url=auth.url, headers={"x-api-key": admin}) as client,
         httpx2.AsyncClient() as http,
     ):
-        old = (await create(client, "web"))["key"]
+        old = (await made(client, "web"))["key"]
         answer = await client.post("/api/v1/keys/web/roll", json={"overlapSeconds": 6})
         rolled_s = time.monotonic()
         new = answer.json()["key"]
@@ -178,13 +173,13 @@ async def test_an_old_generation_is_good_until_its_overlap_ends_though_auth_is_g
 
 
 async def test_what_was_revoked_by_a_process_that_died_then_is_told_all_the_same(client, tenant):
-    made = await create(client, "web")
+    new = await made(client, "web")
     # As after a crash: the control schema knows it, the journal was not told.
     await tenant.control._rows(
-        "update logweir.api_keys set revoked_at = now() where id = %s", [int(made["id"])]
+        "update logweir.api_keys set revoked_at = now() where id = %s", [int(new["id"])]
     )
 
-    await until_told(tenant, f"r:{made['id']}")
+    await until_told(tenant, f"r:{new['id']}")
 
 
 @pytest.fixture
@@ -195,16 +190,16 @@ def often(monkeypatch) -> None:
 
 
 async def test_a_journal_that_has_forgotten_is_told_again(often, client, tenant):
-    made = await create(client, "web")
+    new = await made(client, "web")
     await client.delete("/api/v1/keys/web")
-    await until_told(tenant, f"r:{made['id']}")
+    await until_told(tenant, f"r:{new['id']}")
     for _ in range(3):  # a turn may have been under way at the first time
         await tenant.redis.unlink(cfg(tenant))
-        await until_told(tenant, f"r:{made['id']}")
+        await until_told(tenant, f"r:{new['id']}")
 
 
 async def test_operator_and_auth_may_tell_with_what_each_has_read_before(client, tenant):
-    first, second = await create(client, "one"), await create(client, "two")
+    first, second = await made(client, "one"), await made(client, "two")
     await client.delete("/api/v1/keys/one")
     await client.delete("/api/v1/keys/two")
     # An operator that read the keys before both of these.
@@ -228,7 +223,7 @@ async def test_a_journal_that_hangs_holds_up_no_revocation_in_the_control_schema
         serving(app.run, tmp_path, own, "auth") as role,
         httpx2.AsyncClient(base_url=role.url, headers={"x-api-key": admin}) as client,
     ):
-        made = await create(client, "web")
+        new = await made(client, "web")
         os.kill(server.process.pid, signal.SIGSTOP)
         answer = await client.delete("/api/v1/keys/web")
         [row] = [o for o in await tenant.control.api_keys_of(tenant.id) if o.name == "web"]
@@ -236,7 +231,7 @@ async def test_a_journal_that_hangs_holds_up_no_revocation_in_the_control_schema
             metrics = (await ops.get("/metrics")).text
             ready = await ops.get("/readyz")
         os.kill(server.process.pid, signal.SIGCONT)
-        await until_told(tenant, f"r:{made['id']}")
+        await until_told(tenant, f"r:{new['id']}")
 
     assert (answer.status_code, row.is_revoked, ready.status_code) == (204, True, 200)
     assert "logweir_auth_untold_tenants 1.0" in metrics
@@ -249,7 +244,7 @@ async def test_a_revocation_is_forgotten_once_the_text_of_its_key_has_expired(
     often, client, tenant
 ):
     old, young, lasting = [
-        await create(client, name, expiresAt=ends)
+        await made(client, name, expiresAt=ends)
         for name, ends in (
             ("old", "2090-01-01T00:00:00Z"),
             ("young", "2090-01-01T00:00:00Z"),
@@ -259,10 +254,10 @@ async def test_a_revocation_is_forgotten_once_the_text_of_its_key_has_expired(
     for name in ("old", "young", "lasting"):
         await client.delete(f"/api/v1/keys/{name}")
     await until_told(tenant, *(f"r:{one['id']}" for one in (old, young, lasting)))
-    for made, age in ((old, "25 h"), (young, "23 h")):
+    for new, age in ((old, "25 h"), (young, "23 h")):
         await tenant.control._rows(
             "update logweir.api_keys set expires_at = now() - %s::interval where id = %s",
-            [age, int(made["id"])],
+            [age, int(new["id"])],
         )
 
     async def is_forgotten() -> bool:
@@ -278,7 +273,7 @@ async def test_a_key_of_the_resource_that_has_expired_is_not_forgotten_while_it_
     often, client, tenant
 ):
     await tenant.api_key(keys.SCOPE_INGEST, name="theirs")
-    gone = await create(client, "gone", expiresAt="2090-01-01T00:00:00Z")
+    gone = await made(client, "gone", expiresAt="2090-01-01T00:00:00Z")
     await tenant.control._rows(
         "update logweir.api_keys set expires_at = now() - interval '9 days' where tenant = %s"
         " and name in ('theirs', 'gone')",
@@ -297,12 +292,12 @@ async def test_a_key_that_could_still_be_good_is_not_deleted_whoever_asks(client
     from logweir.backends import store
     from logweir.backends.api_keys import ApiKeys
 
-    made = await create(client, "web")
+    new = await made(client, "web")
     door = ApiKeys(store.conninfo(binding.store, binding.control_login, "logweir test"))
-    await door.forget([int(made["id"])])
+    await door.forget([int(new["id"])])
     await door.close()
 
-    assert await row_of(tenant, made)
+    assert await row_of(tenant, new)
 
 
 # --- the role's own logins ------------------------------------------------------------------------

@@ -2,45 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 import pytest
 import world
+from intruding import KINDS, User, append, contents, is_denied, key, tenant_key
 from redis import exceptions
 
 from logweir.backends import journal, provision, redis_client
 from logweir.core import names
-from logweir.core.binding import Login
 from logweir.standalone import servers
-
-KINDS = ("in", "col", "tail")
-
-
-class User:
-    """A connection of a Redis user, on which any command can be tried."""
-
-    def __init__(self, server, login: Login) -> None:
-        self._client = redis_client.client(server, login, connections=1)
-
-    async def tries(self, *words: object) -> Any:
-        """What the server answers; an error is returned, not raised."""
-        pool = self._client.connection_pool
-        connection = await pool.get_connection()
-        try:
-            await connection.send_command(*words)
-            return await connection.read_response()
-        except exceptions.ResponseError as error:
-            return error
-        finally:
-            await pool.release(connection)
-
-    async def renew(self) -> None:
-        """Use a new connection from now on."""
-        await self._client.connection_pool.disconnect()
-
-    async def close(self) -> None:
-        await self._client.aclose()
 
 
 @pytest.fixture
@@ -70,45 +40,6 @@ async def user(tenant):
     yield of
     for one in made:
         await one.close()
-
-
-def key(tenant, name: str) -> str:
-    return names.journal_pipeline(tenant.id, tenant.pipeline) + name
-
-
-def tenant_key(tenant, name: str) -> str:
-    return names.journal_tenant(tenant.id) + name
-
-
-async def append(tenant, door) -> journal.Appended | journal.AllRepeated | journal.Conflicts:
-    return await door.append(
-        tenant.pipeline,
-        world.new_uuid(),
-        b"secret",
-        accepted=1,
-        size_bytes=6,
-        requests=1,
-        keyed=[journal.KeyedRequest(0, b"k" * 16, 1)],
-    )
-
-
-def is_denied(answer: object) -> bool:
-    return isinstance(answer, exceptions.NoPermissionError)
-
-
-async def contents(tenant) -> dict[str, bytes]:
-    """All keys of a tenant, byte for byte."""
-    found = await tenant.redis.keys(tenant_key(tenant, "*").replace("{", "[{]"))
-    return {name.decode(): await tenant.redis.dump(name) for name in sorted(found)}
-
-
-async def rules(tenant) -> tuple:
-    """What an intruder would change of the server: users, functions, settings."""
-    return (
-        await journal.command(tenant.redis, "ACL", "LIST"),
-        await tenant.redis.function_list(),
-        await tenant.redis.config_get("maxmemory*", "append*"),
-    )
 
 
 # --- each user's work -----------------------------------------------------------------------------
@@ -305,46 +236,6 @@ async def test_tails_may_not(tenant, user, what):
 
 
 # --- everything else ------------------------------------------------------------------------------
-
-UNCHECKED = {"auth", "hello", "quit", "reset", "unsubscribe"}
-"""Redis lets everybody run these (the last one tails); they reach no key, and answer otherwise than
-by one reply. RESET has a test of its own."""
-
-HARMLESS = {"ping", "time", "wait", "client|setname"}
-"""What these users are granted and what names no key."""
-
-
-async def all_commands(tenant) -> list[tuple[str, int]]:
-    """Names (`xgroup|create`) and arities of all that the server knows."""
-    admin = User(tenant.journal_server, Login("lw_operator", "operator"))
-    found = []
-    for entry in await admin.tries("COMMAND"):
-        subcommands = entry[9]
-        found += [(one[0].decode(), one[1]) for one in (entry, *subcommands)]
-    await admin.close()
-    return found
-
-
-@pytest.mark.parametrize("kind", KINDS)
-async def test_no_command_of_the_server_does_anything_to_another_tenant(tenant, other, user, kind):
-    before, settings = await contents(other), await rules(tenant)
-    intruder = user(kind)
-    denied, passed = 0, set()
-    for name, arity in await all_commands(tenant):
-        if name in UNCHECKED:
-            continue
-        words = name.split("|")
-        count = max(abs(arity) - len(words), 1 if arity < 0 else 0)
-        answer = await intruder.tries(*words, *[key(other, "q")] * count)
-        denied += is_denied(answer)
-        if not isinstance(answer, exceptions.ResponseError):
-            passed.add(name)
-            await intruder.renew()
-
-    assert passed <= HARMLESS
-    assert denied > 300
-    assert await contents(other) == before
-    assert await rules(tenant) == settings
 
 
 @pytest.mark.parametrize("kind", KINDS)

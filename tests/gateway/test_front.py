@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 from collections.abc import Iterator
@@ -17,13 +18,20 @@ from fronting import (
     fed_until_cut,
     parsed,
     read_all,
+    running,
     serving_in_a_thread,
 )
 from websockets.sync.client import connect
 
+from logweir.auth import app as auth_app
+from logweir.core import keys
+from logweir.core.binding import IngestBinding
+from logweir.core.names import PipelineId, TenantId
 from logweir.gateway import asgi, public
 from logweir.gateway.public import PublicProtocol
 from logweir.gateway.routes import HIDDEN
+from logweir.ingest.app import Ingest
+from logweir.query import app as query_app
 from logweir.runtime import web
 
 OF_NOTE = (
@@ -244,6 +252,7 @@ def test_a_trusted_proxy_says_who_the_client_is(told, client):
     headers = [(b"x-forwarded-for", told.encode()), (b"x-forwarded-proto", b"https")]
 
     assert asgi.Client(TRUSTED).of("127.0.0.1", "http", headers) == (client, "https")
+    assert asgi.Client(TRUSTED).of("::ffff:127.0.0.1", "http", headers) == (client, "https")
     assert asgi.Client(TRUSTED).of("192.0.2.1", "http", headers) == ("192.0.2.1", "http")
     assert asgi.Client(()).of("127.0.0.1", "http", headers) == ("127.0.0.1", "http")
 
@@ -269,3 +278,61 @@ def test_a_connection_is_kept_for_further_requests_and_takes_several_at_once(ins
     last = request("POST /ingest", body=b"{}")
 
     assert raw(inside.port, one * 3 + last).count(b"HTTP/1.1 200") == 4
+
+
+class Real(Echo):
+    """A role's own application, which has heard of nobody yet."""
+
+    def __init__(self, name: str, app: web.Asgi) -> None:
+        super().__init__(name)
+        self.app = app
+
+    async def __call__(self, scope: web.Scope, receive: web.Receive, send: web.Send) -> None:
+        await self.app(scope, receive, send)
+
+
+@pytest.fixture(scope="module")
+def real_ports(make_gateway) -> Iterator[tuple[int, int]]:
+    """The ports of NGINX and of the front, before the same applications."""
+    ingest = Ingest()
+    asyncio.run(ingest.bind(IngestBinding()))
+    apps: dict[Any, web.Asgi] = {
+        "ingest": ingest,
+        "query": query_app.make_app(query_app.Query()),
+        "auth": auth_app.make_app(auth_app.Auth()),
+    }
+    front = InProcess()
+    front.front = asgi.Front(apps, tuple(apps))
+    roles = {name: Real(name, app) for name, app in apps.items()}
+    gateway = make_gateway(**{name: (one.address,) for name, one in roles.items()})
+    with serving_in_a_thread(front, *roles.values()), running(gateway):
+        yield gateway.port, front.port
+
+
+def forged(scopes: int) -> str:
+    return keys.encode(keys.ApiKey(TenantId("acme"), 1, PipelineId(1), scopes, 0, 1), b"x" * 32)
+
+
+CREDENTIALS = {
+    "none": [],
+    "no key": ["Authorization: Bearer secret"],
+    "a typo": [f"X-API-Key: {forged(keys.SCOPE_INGEST)[:-1]}"],
+    "a forged ingest key": [f"Authorization: Bearer {forged(keys.SCOPE_INGEST)}"],
+    "a forged access key": [f"X-API-Key: {forged(keys.SCOPE_QUERY)}"],
+}
+REAL_PATHS = [
+    *("/ingest", "/t/acme/web/ingest", "/t/acme", "/t/acme/web/v1/logs", "/t/acme/web/_bulk"),
+    *("/api/v1/query", "/api/v1/labels/a%2Fb/values", "/api/v1/receipts/x", "/api/v1/nothing"),
+    *("/api/v1/keys", "/api/v1/keys/one/roll", "/loki/api/v1/labels", "/", "/api/v1/tail"),
+]
+
+
+@pytest.mark.parametrize("credential", CREDENTIALS)
+@pytest.mark.parametrize("path", REAL_PATHS)
+def test_the_roles_own_refusals_are_the_same_without_nginx(real_ports, path, credential):
+    for method, body in (("GET", b""), ("POST", b"{}"), ("DELETE", b"")):
+        headers = CREDENTIALS[credential]
+        sent = request(f"{method} {path}", *headers, body=body, keyed=False)
+        by_nginx, without = (of_note(raw(port, sent)) for port in real_ports)
+
+        assert without == by_nginx

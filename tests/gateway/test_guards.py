@@ -193,6 +193,21 @@ def test_the_key_is_asked_for_with_the_requests_own_address_and_headers(front, c
     assert [one["body_bytes"] for one in front.ingest.seen] == [LARGE]
 
 
+def test_a_request_without_a_body_costs_no_second_request(front, client):
+    client.get("/t/acme/web/ingest")
+    client.delete("/ingest")
+
+    assert front.ingest.checks == []
+    assert len(front.ingest.seen) == 2
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_chunked_body_is_one_that_may_become_large(front, client, method):
+    client.request(method, "/ingest", content=iter([b"x"]))
+
+    assert len(front.ingest.checks) == 1
+
+
 def test_a_small_body_costs_no_second_request(front, client):
     client.post("/ingest", content=b"x" * 59_999)
 

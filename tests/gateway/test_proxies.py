@@ -88,6 +88,9 @@ def test_a_proxy_of_another_network_is_not_believed(make_gateway):
 HOW_TO = Path(__file__).parent.parent.parent / "docs" / "howto" / "serve.md"
 
 
+TEMP_FOLDERS = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+
+
 class Documented(Rendered):
     """A proxy before the gateway, as the how-to has it."""
 
@@ -103,7 +106,7 @@ class Documented(Rendered):
         assert needed is not None
         inner = block[1].replace("127.0.0.1:7080", f"127.0.0.1:{self.behind.nginx.gateway.port}")
         folder = self.gateway.folder
-        places = "".join(f"{one}_temp_path {folder}/{one};" for one in ("client_body", "proxy"))
+        places = "".join(f"{one}_temp_path {folder}/{one};" for one in TEMP_FOLDERS)
         (folder / "nginx.conf").write_text(
             f"pid {folder}/pid; error_log stderr; events {{}} http {{ access_log off; {places}"
             f" {needed[1]} server {{ listen 127.0.0.1:{self.gateway.port}; {inner} }} }}"

@@ -118,6 +118,22 @@ def test_http_2_is_offered(secure, tls):
         assert link.selected_alpn_protocol() == "h2"
 
 
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_body_without_a_length_by_http_2_is_read_when_the_key_is_known(secure, tls, method):
+    ran = subprocess.run(
+        [
+            *("curl", "--silent", "--http2", "--cacert", tls.certificate, "-X", method),
+            *("-H", f"X-API-Key: {KEY}", "-H", "Content-Length:", "-H", "Transfer-Encoding:"),
+            *("--data-binary", "small", f"{secure.url}/ingest"),
+        ],
+        capture_output=True,
+        check=True,
+    )
+
+    assert json.loads(ran.stdout)["body_bytes"] == 5
+    assert len(secure.ingest.checks) == 1
+
+
 def test_a_request_by_http_2_reaches_its_role(secure, tls):
     """By curl, where it is there: the gateway's paths, headers and bodies are those of HTTP/1."""
     ran = subprocess.run(

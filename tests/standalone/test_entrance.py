@@ -123,7 +123,7 @@ def test_the_entrance_of_a_running_up_is_not_changed(folder):
 
 
 class Watched:
-    def __init__(self, tls: Tls | None, problem: str = "") -> None:
+    def __init__(self, tls: Tls | None, problem: Exception | None = None) -> None:
         self.uses = 0
         self.told: list[str] = []
         self.problem = problem
@@ -132,7 +132,7 @@ class Watched:
     def use(self) -> None:
         self.uses += 1
         if self.problem:
-            raise errors.SetupError(self.problem)
+            raise self.problem
 
 
 def renew(tls: Tls, age_s: float) -> None:
@@ -157,12 +157,13 @@ def test_a_new_certificate_is_used_once_when_both_files_are_there(tls):
     assert watched.told == ["the gateway has a new certificate"]
 
 
-def test_a_certificate_that_cannot_be_used_is_told_of_once_and_the_next_one_tried(tls):
-    watched = Watched(tls, problem="They do not fit.")
+@pytest.mark.parametrize("kind", [errors.SetupError, ProcessLookupError])
+def test_a_certificate_that_cannot_be_used_is_told_of_once_and_the_next_one_tried(tls, kind):
+    watched = Watched(tls, problem=kind("They do not fit."))
     renew(tls, age_s=60)
     watched.watch.look()
     watched.watch.look()
-    watched.problem = ""
+    watched.problem = None
     renew(tls, age_s=50)
     watched.watch.look()
 

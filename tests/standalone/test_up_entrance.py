@@ -126,12 +126,14 @@ def is_served(up: Up, name: str) -> bool:
 def test_commands_and_other_addresses_reach_it_by_tls(secure_up):
     up, _ = secure_up
     sent = up.run("send", given='{"message":"by tls","service":"shop","level":"info"}')
+    many = up.run("send", given="".join(f"line {n} {'x' * 100}\n" for n in range(2000)))
     shown = up.shown()
     port = shown["url"].rpartition(":")[2]
     up.until(lambda: "by tls" in up.messages('{service="shop"}'))
     elsewhere = httpx2.get(f"https://127.0.0.2:{port}/metrics", verify=anybody())
 
     assert sent.returncode == 0, sent.stderr
+    assert "sent 2000 records" in many.stderr  # in bodies so large that their key is checked first
     assert shown["url"].startswith("https://127.0.0.1:")
     assert elsewhere.status_code == 404
     assert elsewhere.headers["strict-transport-security"]

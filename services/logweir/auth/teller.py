@@ -14,7 +14,6 @@ import time
 from typing import Final
 
 from redis import asyncio as redis
-from redis import exceptions
 
 from logweir.backends import api_keys, control, journal, provision, redis_client
 from logweir.core import errors
@@ -126,7 +125,7 @@ class Teller:
             try:
                 async with journal.door("forget revocations", TELL_TIMEOUT_S):
                     await provision.forget_revocations(self._journal_client(), tenant, ids)
-            except (errors.UnavailableError, exceptions.RedisError) as error:
+            except errors.UnavailableError as error:
                 logger.warning("keys not forgotten", extra={"tenant": tenant, "why": str(error)})
                 continue
             await self._keys.forget(ids)

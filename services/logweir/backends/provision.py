@@ -23,7 +23,7 @@ from psycopg import sql
 from redis import asyncio as redis
 from redis import exceptions
 
-from logweir.backends import failpoint, journal, logins, migrations
+from logweir.backends import closing, failpoint, journal, logins, migrations
 from logweir.backends.control import Pipeline, Tenant
 from logweir.core import errors, keys, names
 from logweir.core.names import LoginKind, TenantId
@@ -139,6 +139,13 @@ def bootstrap_store(superuser: str, roots: Roots, root_version: int = 1) -> None
         for login in _SLOTTED:
             _ensure_platform_slots(connection, login)
         _open_platform_logins(connection, roots, root_version)
+        # One that froze while it changes a tenant's keys must not keep the operator from them.
+        for slot in (platform_login(AUTH, 1), platform_login(AUTH, 2)):
+            connection.execute(
+                sql.SQL("alter role {} set idle_in_transaction_session_timeout = '5s'").format(
+                    sql.Identifier(slot)
+                )
+            )
         exists = connection.execute(
             "select 1 from pg_database where datname = %s", [DATABASE]
         ).fetchone()
@@ -148,6 +155,7 @@ def bootstrap_store(superuser: str, roots: Roots, root_version: int = 1) -> None
                     sql.Identifier(DATABASE), sql.Identifier(OPERATOR)
                 )
             )
+    closing.close_functions(superuser, DATABASE, (OPERATOR, KEEPER, AUTH))
 
 
 def _ensure_platform_slots(connection: psycopg.Connection[Any], login: str) -> None:
@@ -205,9 +213,7 @@ def upgrade_control(operator: str) -> None:
     with psycopg.connect(operator, autocommit=True) as connection:
         connection.execute("create schema if not exists logweir")
         connection.execute("revoke all on schema public from public")
-        connection.execute(
-            sql.SQL("revoke temporary on database {} from public").format(sql.Identifier(DATABASE))
-        )
+    closing.close_database(operator, DATABASE, (QUERY, KEEPER, AUTH))
     migrations.upgrade(operator, "control", names.CONTROL_SCHEMA)
 
 
@@ -304,6 +310,7 @@ def _provision_login(
 ) -> None:
     login, password = tenant_password(roots, tenant, kind)
     _ensure_login(connection, login, password, f"connection limit {limits.connection_limit}")
+    closing.admit(connection, login, closing.TENANTS)
     who = sql.Identifier(login)
     schema = sql.Identifier(names.schema(tenant.id))
     for name, value in _SETTINGS[kind].items():
@@ -351,6 +358,7 @@ def _ensure_owner(connection: psycopg.Connection[Any], tenant: TenantId) -> None
     exists = connection.execute("select 1 from pg_roles where rolname = %s", [owner]).fetchone()
     if not exists:
         connection.execute(sql.SQL("create role {} nologin").format(sql.Identifier(owner)))
+    closing.admit(connection, owner, closing.OWNERS)
     how = " with inherit true, set true" if connection.info.server_version >= 160000 else ""
     connection.execute(
         sql.SQL("grant {} to {}" + how).format(sql.Identifier(owner), sql.Identifier(OPERATOR))

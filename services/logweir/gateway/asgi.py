@@ -55,8 +55,10 @@ class Client:
     def of(self, address: str, scheme: str, headers: _Pairs) -> tuple[str, str]:
         """Return the client's address and scheme: the other end's, or what a trusted proxy says."""
         found = _address(address)
-        if found is None or not self._is_trusted(found):
+        if found is None:
             return address, scheme
+        if not self._is_trusted(found):
+            return str(found), scheme
         hops = b",".join(text for name, text in headers if name == b"x-forwarded-for").split(b",")
         for hop in reversed(hops):
             before = _address(hop.strip().decode("latin-1"))
@@ -75,10 +77,12 @@ class Client:
 
 
 def _address(text: str) -> _Address | None:
+    """Return an address; one of IPv4 that came in by a socket of IPv6 is what it is."""
     try:
-        return ipaddress.ip_address(text)
+        found = ipaddress.ip_address(text)
     except ValueError:
         return None
+    return getattr(found, "ipv4_mapped", None) or found
 
 
 class Front:
@@ -192,8 +196,10 @@ class _Exchange:
             _TooLargeError: the body is over the bound.
         """
         message = await self._receive()
-        if message["type"] == "websocket.connect" and self._prefix:
-            return {"type": "http.request", "body": b"", "more_body": False}
+        if self._prefix:
+            if message["type"] == "websocket.connect":
+                return {"type": "http.request", "body": b"", "more_body": False}
+            return {"type": "http.disconnect"}
         self._came_bytes += len(message.get("body", b""))
         if self._came_bytes > self.bound_bytes and message["type"] == "http.request":
             raise _TooLargeError

@@ -23,7 +23,7 @@ from logweir.gateway import rules
 from logweir.gateway.failures import OVER_LIMIT, UNKEYED
 from logweir.gateway.routes import Route
 
-_UNCHECKED: Final = r"^(?:\d{1,4}|[1-5]\d{4})$"
+_SMALL: Final = r"(?:\d{1,4}|[1-5]\d{4})"
 """Lengths of bodies, up to 59,999 bytes, that are read before the key is known to be good."""
 
 KEY_CHECK: Final = "/-/key"
@@ -68,8 +68,12 @@ def maps() -> Iterator[str]:
     yield '    "" $authorization_key;'
     yield f'    "~{rules.KEY_IN_HEADER}" $own_key;'
     yield "}"
-    yield "# Without a length a body may become large."
-    yield f'map $content_length $is_large {{ default 1; "~{_UNCHECKED}" 0; }}'
+    yield "# Without a length a body may become large; HTTP/1 has none that is not chunked."
+    yield 'map "$content_length|$http_transfer_encoding|$server_protocol" $is_large {'
+    yield "    default 1;"
+    yield rf'    "~^{_SMALL}\|\|" 0;'
+    yield r'    "~^\|\|HTTP/1" 0;'
+    yield "}"
     yield 'map $is_large $large_of_key { default ""; 1 $sent_key; }'
 
 

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from redis import asyncio as redis
 
-from logweir.backends import failpoint, provision, redis_client, rotations
+from logweir.backends import closing, failpoint, provision, redis_client, rotations
 from logweir.backends.control import Pipeline, StoredObject, Tenant
 from logweir.backends.rotations import LiveRevision, Rotations
 from logweir.core import errors, states
@@ -85,6 +85,7 @@ class Cluster:
         """
         site = self._site
         await asyncio.to_thread(provision.bootstrap_store, superuser, site.roots, site.version)
+        await asyncio.to_thread(closing.close_other_databases, superuser, provision.DATABASE)
         failpoint.reach("operator.before_migration")
         await asyncio.to_thread(provision.upgrade_control, self._conninfo)
         failpoint.reach("operator.before_library")

