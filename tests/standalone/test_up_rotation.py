@@ -248,6 +248,7 @@ def test_all_secrets_are_rotated_under_load_and_no_write_query_or_tail_fails(up)
     assert Counter(found) == Counter(load.sent[-5000:])
     assert (second.ingest_revision, third.ingest_revision) == (2, 3)
     assert {one["restarts"] for one in up.shown()["processes"]} == {0}
+    assert {one["state"] for one in up.shown()["processes"]} == {"ready"}
     assert "password authentication failed" not in said(up)
 
     assert good_ones(first_site, first) == []
