@@ -216,7 +216,7 @@ async def secured(
 async def append(server: JournalServer, tenant: world.Tenant) -> None:
     door = journal.Appender(server, tenant.journal_login("in"), tenant.id)
     try:
-        await door.revoked_keys()
+        await door.revocations()
     finally:
         await door.close()
 
