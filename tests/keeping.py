@@ -38,7 +38,7 @@ def keeper_binding(tenant: Tenant) -> KeeperBinding:
         control_login=Login(
             provision.KEEPER, provision.platform_password(tenant.roots, provision.KEEPER)
         ),
-        maintain_root=tenant.roots.maintain.hex(),
+        maintain_roots={"1": tenant.roots.maintain.hex()},
     )
 
 

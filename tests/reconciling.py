@@ -14,7 +14,8 @@ import world
 import yaml
 
 from logweir.backends import control, journal, provision
-from logweir.backends.control import Control, StoredObject
+from logweir.backends.control import StoredObject
+from logweir.backends.rotations import Rotations
 from logweir.collector.worker import Worker
 from logweir.core import names
 from logweir.core.binding import (
@@ -82,13 +83,13 @@ class Place:
             JournalServer(servers.LOOPBACK, valkey.port),
             roots,
         )
-        self.control = Control(world.operator_conninfo(postgres, roots))
+        self.control = Rotations(world.operator_conninfo(postgres, roots))
         self.cluster = self.new_cluster()
 
     def new_cluster(self) -> Cluster:
         """A reconciler that knows nothing yet, as after a restart."""
         login = Login("lw_operator", "operator")
-        self.cluster = Cluster(self.folder, self.site, login, URL)
+        self.cluster = Cluster(self.folder, self.site, login, URL, spread_s=0.0)
         return self.cluster
 
     async def restart(self) -> None:

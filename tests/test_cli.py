@@ -34,7 +34,8 @@ def logweir(
 
 COMMANDS = [
     *("up", "status", "down", "logs", "doctor"),
-    *("apply", "get", "delete", "release", "send", "query", "tail", "usage", "keys", "run"),
+    *("apply", "get", "delete", "rotate", "release", "send", "query", "tail", "usage", "keys"),
+    "run",
 ]
 
 

@@ -217,6 +217,24 @@ def _web(table: str) -> list[str]:
     return [line.split()[3] for line in table.splitlines() if line.startswith("web ")]
 
 
+@pytest.mark.timeout(300)
+def test_the_how_to_of_rotations_works_step_by_step(shell):
+    shell.run("logweir up --detach")
+    applied, rotated, shown, roots = commands("docs/howto/rotate.md")
+    shell.run(applied)
+    _until_it_works(shell, rotated)
+    deadline_s = time.monotonic() + FOUND_WAIT_S
+    while not re.search(r"overlapUntil: .*T", said := shell.run(shown)):
+        assert time.monotonic() < deadline_s, said
+    secrets = Path(shell.env["LOGWEIR_DATA"]) / "secrets.json"
+    shell.run(roots)
+    while len(json.loads(secrets.read_text())["roots"]) < 2:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
+
+    assert "revision: 2" in said
+
+
 def test_the_rule_for_secret_scanners_finds_keys_and_no_typos():
     expression, vectors = blocks("docs/howto/keys.md", "text")
     found: dict[str, Any] = {}

@@ -1,7 +1,7 @@
 """The entry point `logweir`: every command, each importing what it needs when it runs.
 
     logweir up | status | down | logs | doctor       one machine (standalone/)
-    logweir apply | get | delete                     its resources, by kubectl's words
+    logweir apply | get | delete | rotate            its resources, by kubectl's words
     logweir release                                  the id of a deleted tenant
     logweir send | query | tail | usage              any Logweir, over HTTP (client/)
     logweir keys create | list | roll | revoke       likewise; keys check needs none (cli_keys.py)
@@ -30,6 +30,7 @@ from logweir.options import usage as _usage
 
 if TYPE_CHECKING:
     from logweir.backends.control import Control
+    from logweir.backends.rotations import Rotations
     from logweir.client.api import Target
     from logweir.client.output import Form
     from logweir.standalone.objects import Key as ObjectKey
@@ -313,6 +314,45 @@ async def _delete(control: Control, wanted: list[ObjectKey], *, wait: bool) -> N
 
 
 @app.command(rich_help_panel=_RESOURCES)
+def rotate(
+    tenant: Annotated[str, typer.Argument(help="LogTenant, as NAME or NAMESPACE/NAME.")] = "",
+    roots: Annotated[
+        bool, typer.Option("--roots", help="The root keys, and with them all tenants.")
+    ] = False,
+    overlap_seconds: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=30 * 86400,
+            help="How long the old credentials stay good; without it: as each tenant's"
+            " spec.credentials.rotation says (a day).",
+        ),
+    ] = None,
+    data: Data = None,
+) -> None:
+    """Change the credentials of a tenant: logins, Redis users, what signs keys.
+
+    New ones come into use within seconds and the old ones stay good for the overlap, so nothing
+    that is running fails. API keys stay as they are: they are good until they end or are rolled
+    (spec.apiKeys, generation + 1). After a leak of a server's files use a short overlap, such as
+    --overlap-seconds 60. 'logweir get logtenants -o yaml' shows how far it is.
+    """
+    if bool(tenant) == roots:
+        _usage("Give a LogTenant, or --roots for all of them and the root keys.")
+
+    from logweir.backends.rotations import ROOTS
+
+    async def work(control: Rotations) -> None:
+        from logweir.standalone import objects
+
+        subject = ROOTS if roots else await objects.tenant_id(control, tenant)
+        await control.ask(subject, overlap_seconds)
+        print("the rotation of the root keys" if roots else f'the rotation of "{tenant}"', "begins")
+
+    _with_control(data, work)
+
+
+@app.command(rich_help_panel=_RESOURCES)
 def release(
     tenant: Annotated[str, typer.Argument(help="The spec.tenantId of a tenant that was deleted.")],
     data: Data = None,
@@ -354,11 +394,14 @@ def _manifest(file: str) -> list[Any]:
     return resources
 
 
-def _with_control(data: Path | None, work: Callable[[Control], Coroutine[Any, Any, None]]) -> None:
+def _with_control(
+    data: Path | None, work: Callable[[Rotations], Coroutine[Any, Any, None]]
+) -> None:
     """Run `work` with the control schema of a running `up`."""
     import asyncio
 
-    from logweir.backends import control, provision, store
+    from logweir.backends import provision, store
+    from logweir.backends.rotations import Rotations
     from logweir.standalone.up import site_of
 
     place = _folder(data)
@@ -369,7 +412,7 @@ def _with_control(data: Path | None, work: Callable[[Control], Coroutine[Any, An
         )
     site = site_of(place.read_secrets(), place.ports())
     login = site.login(provision.OPERATOR)
-    door = control.Control(store.conninfo(site.store, login, "logweir cli"))
+    door = Rotations(store.conninfo(site.store, login, "logweir cli"))
 
     async def whole() -> None:
         try:

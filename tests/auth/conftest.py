@@ -31,7 +31,7 @@ async def binding(postgres, valkey, roots) -> AuthBinding:
         journal=journal,
         control_login=login(roots, provision.AUTH),
         journal_login=login(roots, provision.JOURNAL_AUTH),
-        sign_root=roots.sign.hex(),
+        sign_roots={"1": roots.sign.hex()},
     )
 
 

@@ -63,8 +63,8 @@ async def every_role(binding, tenant, roots, tmp_path) -> AsyncIterator[tuple[Ro
         store=binding.store,
         journal=binding.journal,
         control_login=Login(provision.QUERY, provision.platform_password(roots, provision.QUERY)),
-        read_root=roots.read.hex(),
-        sign_root=roots.sign.hex(),
+        read_roots={"1": roots.read.hex()},
+        sign_roots={"1": roots.sign.hex()},
     )
     ingest = IngestBinding((tenant.ingest_binding(),))
     async with (

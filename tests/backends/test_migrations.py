@@ -151,6 +151,23 @@ def test_the_control_schema_is_up_to_date_after_the_start(operator):
         assert migrations.revision(connection, "logweir") == migrations.HEADS["control"]
 
 
+def test_tenants_of_the_first_revision_learn_of_rotations_in_place(operator, schema):
+    migrations._run_alembic(operator, "control", schema, "", revision="0001")
+    with psycopg.connect(operator, autocommit=True) as connection:
+        connection.execute(f"set search_path = {schema}".encode())
+        connection.execute(
+            "insert into tenants (id, cluster, namespace, name, created_at)"
+            " values ('acme', 'up', 'default', 'acme', '2026-01-01Z')"
+        )
+        migrations.upgrade(operator, "control", schema)
+
+        found = connection.execute(
+            "select root_version, signed_since, rotation, rotated_at = created_at, overlap_until"
+            " from tenants"
+        ).fetchall()
+    assert found == [(1, [1], "steady", True, None)]
+
+
 def test_deletions_that_began_before_there_were_steps_begin_with_the_first(
     operator, schema, monkeypatch
 ):

@@ -217,7 +217,9 @@ def test_ids_that_differ_by_a_hyphen_only_are_two_tenants(postgres, roots):
 def test_a_rotated_login_has_the_rights_of_the_first_and_both_can_log_in(postgres, roots):
     row = tenant_row()
     provide(postgres, roots, row)
-    rotated = msgspec.structs.replace(row, writer_slot="b", writer_revision=2)
+    rotated = msgspec.structs.replace(
+        row, writer_slot="b", writer_revision=2, rotation="overlapping"
+    )
     provide(postgres, roots, rotated)
 
     for one in (row, rotated):

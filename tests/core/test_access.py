@@ -12,6 +12,7 @@ from logweir.core.names import PipelineId, TenantId
 
 ROOT = bytes(range(32))
 OTHER_ROOT = bytes(reversed(range(32)))
+ROOTS = {1: ROOT}
 NOW_S = 1_770_000_000.0
 
 TENANT = access.Tenant(
@@ -47,7 +48,7 @@ def headers_of(text: str, **more: str) -> dict[bytes, bytes]:
 
 
 def check(text: str, directory: access.Directory = DIRECTORY, **options) -> access.Grant:
-    return access.grant(directory, ROOT, headers_of(text), NOW_S, **options)
+    return access.grant(directory, ROOTS, headers_of(text), NOW_S, **options)
 
 
 # ---- the rules -------------------------------------------------------------------------------
@@ -78,7 +79,7 @@ def test_a_key_is_taken_from_every_place_that_is_documented(headers):
     [(name, form)] = headers.items()
     value = base64.b64encode(b"any:" + text) if b"Basic" in form else text
 
-    grant = access.grant(DIRECTORY, ROOT, {name: form % value}, NOW_S)
+    grant = access.grant(DIRECTORY, ROOTS, {name: form % value}, NOW_S)
 
     assert grant.key_id == 7
 
@@ -131,7 +132,7 @@ ADMIN = changed(scopes=keys.SCOPE_ADMIN)
 
 
 def administer(key: keys.ApiKey) -> access.Grant:
-    return access.administer(DIRECTORY, ROOT, headers_of(text_of(key)), NOW_S)
+    return access.administer(DIRECTORY, ROOTS, headers_of(text_of(key)), NOW_S)
 
 
 @pytest.mark.parametrize("scopes", [keys.SCOPE_ADMIN, keys.SCOPE_ADMIN | keys.SCOPE_QUERY])
@@ -241,10 +242,10 @@ def test_the_named_organisation_must_be_the_keys_tenant(org, error):
     headers = headers_of(text_of(KEY), x_scope_orgid=org)
 
     if error is None:
-        assert access.grant(DIRECTORY, ROOT, headers, NOW_S).tenant == TENANT
+        assert access.grant(DIRECTORY, ROOTS, headers, NOW_S).tenant == TENANT
     else:
         with pytest.raises(error):
-            access.grant(DIRECTORY, ROOT, headers, NOW_S)
+            access.grant(DIRECTORY, ROOTS, headers, NOW_S)
 
 
 @pytest.mark.parametrize(
@@ -257,12 +258,54 @@ def test_nobody_is_let_in_when_nothing_was_heard_of_revocations_for_a_quarter_of
     headers = headers_of(text_of(KEY))
 
     if is_good:
-        assert access.grant(DIRECTORY, ROOT, headers, NOW_S + age_s).key_id == 7
+        assert access.grant(DIRECTORY, ROOTS, headers, NOW_S + age_s).key_id == 7
     else:
         with pytest.raises(errors.UnavailableError):
-            access.grant(DIRECTORY, ROOT, headers, NOW_S + age_s)
+            access.grant(DIRECTORY, ROOTS, headers, NOW_S + age_s)
 
 
 def test_nobody_is_let_in_before_the_control_schema_was_read():
     with pytest.raises(errors.UnavailableError):
         check(text_of(KEY), access.Directory())
+
+
+# ---- rotations -------------------------------------------------------------------------------
+
+
+YOUNG = msgspec.structs.replace(KEY, key_id=99)
+"""A key that the directory does not know yet."""
+
+
+@pytest.mark.parametrize(
+    ("revision", "is_spreading", "is_good"),
+    [(4, False, True), (5, False, False), (5, True, True), (6, True, False), (3, True, False)],
+)
+def test_a_young_key_is_of_the_revision_of_now_or_in_a_rotation_of_the_next(
+    revision, is_spreading, is_good
+):
+    tenant = msgspec.structs.replace(TENANT, is_spreading=is_spreading)
+    directory = msgspec.structs.replace(DIRECTORY, tenants={TENANT.id: tenant})
+    text = text_of(msgspec.structs.replace(YOUNG, revision=revision))
+
+    if is_good:
+        assert check(text, directory).key_id == 99
+    else:
+        with pytest.raises(errors.UnauthorizedError):
+            check(text, directory)
+
+
+@pytest.mark.parametrize(
+    ("revision", "root", "is_good"),
+    [(3, ROOT, True), (3, OTHER_ROOT, False), (4, OTHER_ROOT, True), (4, ROOT, False)],
+)
+def test_a_key_is_checked_by_the_root_of_its_revision_alone(revision, root, is_good):
+    tenant = msgspec.structs.replace(TENANT, signed_since=(1, 4))
+    directory = msgspec.structs.replace(DIRECTORY, tenants={TENANT.id: tenant})
+    headers = headers_of(text_of(msgspec.structs.replace(KEY, revision=revision), root))
+    roots = {1: ROOT, 2: OTHER_ROOT}
+
+    if is_good:
+        assert access.grant(directory, roots, headers, NOW_S).key_id == 7
+        del roots[1 if root is ROOT else 2]
+    with pytest.raises(errors.UnauthorizedError):
+        access.grant(directory, roots, headers, NOW_S)

@@ -33,8 +33,8 @@ def binding(postgres, valkey, roots) -> QueryBinding:
         store=world.store_server(postgres),
         journal=JournalServer(servers.LOOPBACK, valkey.port),
         control_login=Login(provision.QUERY, provision.platform_password(roots, provision.QUERY)),
-        read_root=roots.read.hex(),
-        sign_root=roots.sign.hex(),
+        read_roots={"1": roots.read.hex()},
+        sign_roots={"1": roots.sign.hex()},
     )
 
 

@@ -337,7 +337,7 @@ async def test_a_binding_with_other_roots_is_taken(tenant, query_key, serve, bin
         httpx2.AsyncClient(base_url=role.url, headers=bearer(query_key)) as client,
     ):
         assert (await client.get("/api/v1/query")).status_code == 200
-        role.bind(msgspec.structs.replace(binding, sign_root="00" * 32))
+        role.bind(msgspec.structs.replace(binding, sign_roots={"1": "00" * 32}))
 
         async def is_refused() -> bool:
             return (await client.get("/api/v1/query")).status_code == 401

@@ -8,6 +8,7 @@ import json
 import random
 import time
 
+import msgspec
 import psycopg
 import pytest
 import websockets
@@ -30,8 +31,8 @@ from tailing import (
     watching,
 )
 
-from logweir.backends import journal
-from logweir.core import keys
+from logweir.backends import journal, logins, provision
+from logweir.core import keys, names
 from logweir.query import hub, live, seam, tail, tenants
 
 
@@ -529,18 +530,32 @@ async def test_a_key_that_is_revoked_ends_its_tail(role, tenant, key, monkeypatc
         assert time.monotonic() - began_s < 5
 
 
-async def test_a_tail_ends_when_the_tenants_logins_are_changed(role, tenant, key, client):
+async def test_a_tail_goes_on_when_the_tenants_logins_are_rotated(role, tenant, key):
+    """Without any query, and though the old password's connections end."""
+    rotated = msgspec.structs.replace(tenant.row, redis_revision=2, rotation="overlapping")
+    await provision.set_users(tenant.redis, rotated, tenant.roots)
     async with watching(role, key) as watcher:
         await watcher.until_live()
+        await append(tenant, ["before"])
         await tenant.control._rows(
             "update logweir.tenants set redis_revision = 2 where id = %s", [tenant.id]
         )
+        tail_user, began_s = names.redis_user(tenant.id, "tail"), time.time()
 
-        async def is_ended() -> bool:
-            await client.get("/api/v1/labels")
-            return bool(watcher.problem)
+        async def has_moved() -> bool:
+            clients = await tenant.redis.client_list()
+            subscribed = [o for o in clients if o["user"] == tail_user and int(o["sub"])]
+            age_s = time.time() - began_s
+            return any(int(one["age"]) < age_s - 1 for one in subscribed)
 
-        await until(is_ended)
+        await until(has_moved)
+        tenant.row = ended = msgspec.structs.replace(rotated, rotation="steady")
+        await provision.set_users(tenant.redis, ended, tenant.roots)
+        await logins.end_old_connections(tenant.redis, tenant.id, began_s)
+        await append(tenant, ["after"])
 
-        assert await watcher.until_closed() == 1013
-        assert watcher.problem["code"] == "unavailable"
+        async def has_both() -> bool:
+            return watcher.live == ["before", "after"]
+
+        await until(has_both)
+        assert (watcher.problem, watcher.gap_records) == ({}, 0)

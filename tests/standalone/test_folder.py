@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import signal
 import stat
@@ -16,7 +17,7 @@ from machine import as_plain_user, give_to_plain_user
 
 from logweir.core import errors
 from logweir.standalone import folder
-from logweir.standalone.folder import Folder, Ports
+from logweir.standalone.folder import Folder, Ports, RootSet
 
 HOLD = """
 import sys
@@ -174,7 +175,19 @@ def test_secrets_are_made_once(home):
     home.make()
 
     assert home.secrets() == home.secrets()
-    assert home.secrets().write_root != home.secrets().read_root
+    assert home.secrets().roots[0].write != home.secrets().roots[0].read
+
+
+def test_secrets_of_the_first_version_are_the_first_version_of_the_roots(home):
+    home.make()
+    names = ("write_root", "maintain_root", "read_root", "sign_root")
+    old = {name: name[0] * 64 for name in names}
+    old |= {"postgres_password": "p", "valkey_password": "v", "version": 1}
+    (home.path / "secrets.json").write_text(json.dumps(old))
+
+    found = home.secrets()
+    assert found.roots == [RootSet(1, "w" * 64, "m" * 64, "r" * 64, "s" * 64)]
+    assert (found.postgres_password, found.valkey_password, found.used) == ("p", "v", 1)
 
 
 def test_two_installations_share_no_secret(place):
@@ -183,7 +196,7 @@ def test_two_installations_share_no_secret(place):
         one.make()
 
     values = [one.secrets() for one in homes]
-    assert values[0].sign_root != values[1].sign_root
+    assert values[0].roots[0].sign != values[1].roots[0].sign
 
 
 def test_lost_secrets_are_not_made_anew_over_data_that_they_open(home):

@@ -26,7 +26,7 @@ from logweir.auth.teller import Teller
 from logweir.backends import api_keys, store
 from logweir.backends.control import ApiKeyRow
 from logweir.core import access, bounds, errors, keys
-from logweir.core.binding import AuthBinding
+from logweir.core.binding import AuthBinding, roots
 from logweir.core.names import PipelineId
 from logweir.runtime import bindings, life, logs, metrics, web
 from logweir.runtime.api import error_response, new_app
@@ -63,11 +63,11 @@ class Auth:
         self.teller = Teller()
         self._now_s = now_s
         self._keys: api_keys.ApiKeys | None = None
-        self._sign_root = bytes(keys.ROOT_BYTES)
+        self._sign_roots: dict[int, bytes] = {}
 
     async def bind(self, binding: AuthBinding) -> None:
-        """Work with these logins and this root from now on."""
-        self._sign_root = bytes.fromhex(binding.sign_root)
+        """Work with these logins and roots from now on."""
+        self._sign_roots = roots(binding.sign_roots)
         conninfo = store.conninfo(binding.store, binding.control_login, "logweir auth keys")
         before, self._keys = self._keys, api_keys.ApiKeys(conninfo)
         await self.teller.bind(self._keys, binding)
@@ -98,7 +98,7 @@ class Auth:
     async def _asked(self, request: Request) -> Asked:
         now_s = self._now_s()
         given = web.headers_of(request.scope["headers"])
-        grant = access.administer(self.watch.directory, self._sign_root, given, now_s)
+        grant = access.administer(self.watch.directory, self._sign_roots, given, now_s)
         if self._keys is None:
             raise errors.UnavailableError("The role has no binding yet.")
         if request.url.query:
@@ -161,7 +161,11 @@ class Auth:
         pipelines = _names(asked.grant)
         if pipeline is not None:  # it may be newer than the last look at pipelines
             pipelines[row.pipeline] = pipeline
-        text = keys.text_of(row.key(), self._sign_root)
+        version = keys.root_version(asked.grant.tenant.signed_since, row.revision)
+        root = self._sign_roots.get(version)
+        if root is None:  # the row and the binding are read at different times
+            raise errors.UnavailableError("The key is made, and cannot be shown yet: roll it.")
+        text = keys.text_of(row.key(), root)
         logger.info(
             "key made",
             extra={"tenant": row.tenant, "key": row.name, "generation": row.generation},

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 import msgspec
@@ -18,6 +18,7 @@ import psycopg
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
+from logweir.backends import doors
 from logweir.core import errors, keys, names, states
 from logweir.core.names import PipelineId, TenantId
 from logweir.core.states import TenantState
@@ -28,8 +29,14 @@ _END: Final = (
     "update logweir.tenants set writer_revision = writer_revision + 1,"
     " reader_revision = reader_revision + 1, keeper_revision = keeper_revision + 1,"
     " redis_revision = redis_revision + 1, ingest_revision = ingest_revision + 1,"
-    " access_revision = access_revision + 1 where id = %s"
+    " access_revision = access_revision + 1, rotation = 'steady', overlap_until = null"
+    " where id = %s"
 )
+
+
+Phase = Literal["steady", "spreading", "overlapping"]
+"""Of a rotation: one set of secrets is good; the new one is in use and the old one good, too, first
+with the old signing revision, then with the new one (`logweir_operator.rotation`)."""
 
 
 class Storage(msgspec.Struct, frozen=True):
@@ -44,6 +51,8 @@ class Storage(msgspec.Struct, frozen=True):
 class Tenant(msgspec.Struct, frozen=True, kw_only=True):
     """One row of `tenants`: who it belongs to, its state, slots and revisions of its secrets.
 
+    All passwords of now come from the roots of `root_version`, those from before the last rotation
+    from `old_root_version`. `signed_since[v - 1]` is the first signing revision of root version v.
     `lost_blocks` and `lost_records` were in its journals when its deletion gave them up.
     """
 
@@ -63,6 +72,12 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
     redis_revision: int
     ingest_revision: int
     access_revision: int
+    root_version: int = 1
+    old_root_version: int = 1
+    signed_since: tuple[int, ...] = (1,)
+    rotation: Phase = "steady"
+    rotated_at: datetime = datetime(1970, 1, 1, tzinfo=UTC)
+    overlap_until: datetime | None = None
     lost_blocks: int = 0
     lost_records: int = 0
 
@@ -195,6 +210,10 @@ class Control:
         self._connection: psycopg.AsyncConnection[dict[str, Any]] | None = None
         self._lock = asyncio.Lock()
 
+    def use(self, conninfo: str) -> None:
+        """Connect as another login from now on; the connection that is open stays."""
+        self._conninfo = conninfo
+
     @contextlib.asynccontextmanager
     async def _door(self) -> AsyncIterator[psycopg.AsyncConnection[dict[str, Any]]]:
         async with self._lock:
@@ -210,7 +229,7 @@ class Control:
                 if connection is not None:
                     with contextlib.suppress(psycopg.Error, OSError):
                         await connection.close()
-                reason = str(cause).strip() or type(cause).__name__
+                reason = doors.reason_of(cause).rstrip(".")
                 raise errors.UnavailableError(
                     f"The control schema did not answer: {reason}."
                 ) from cause

@@ -21,7 +21,7 @@ from psycopg import sql
 from redis import asyncio as redis
 from redis import exceptions
 
-from logweir.backends import journal, provision
+from logweir.backends import journal, logins, provision
 from logweir.core import names
 from logweir.core.names import PipelineId, TenantId
 
@@ -32,9 +32,6 @@ DROPS_AT_ONCE: Final = 100
 
 LOCK_TIMEOUT: Final = "2s"
 """Nobody but a backup holds locks there; who waited for it would hold up the other tenants."""
-
-END_WAIT_MS: Final = 1000
-"""How long a session that was told to end may take before the next one is told."""
 
 
 class Left(msgspec.Struct, frozen=True):
@@ -99,22 +96,7 @@ def close_store(operator: str, tenant: TenantId) -> int:
     """Lock a tenant's logins out, end what they do, and return how many sessions of theirs are
     left. Provisioning lets them in again."""
     with psycopg.connect(operator, autocommit=True) as connection:
-        logins = [one for one in _logins(tenant) if _role_exists(connection, one)]
-        # Only who has a role's privileges may end its sessions.
-        how = " with inherit true" if connection.info.server_version >= 160000 else ""
-        for login in map(sql.Identifier, logins):
-            connection.execute(sql.SQL("alter role {} nologin").format(login))
-            connection.execute(sql.SQL("grant {} to current_user" + how).format(login))
-        connection.execute(
-            "select pg_terminate_backend(pid, %s) from pg_stat_activity where usename = any(%s)",
-            [END_WAIT_MS, logins],
-        )
-        for login in map(sql.Identifier, logins):
-            connection.execute(sql.SQL("revoke {} from current_user").format(login))
-        found = connection.execute(
-            "select count(*) from pg_stat_activity where usename = any(%s)", [logins]
-        ).fetchone()
-    return int(found[0]) if found else 0
+        return logins.close_logins(connection, _logins(tenant))
 
 
 def drop_partitions(operator: str, tenant: TenantId) -> int:

@@ -18,7 +18,7 @@ import msgspec
 from redis import asyncio as redis
 from redis import exceptions
 
-from logweir.backends import failpoint, redis_client
+from logweir.backends import doors, failpoint, redis_client
 from logweir.core import bounds, errors, ids, names
 from logweir.core.binding import JournalServer, Login
 from logweir.core.names import PipelineId, TenantId
@@ -123,7 +123,7 @@ async def door(what: str, timeout_s: float) -> AsyncIterator[None]:
         async with asyncio.timeout(timeout_s):
             yield
     except (exceptions.RedisError, OSError, TimeoutError) as cause:
-        raise UnreachableError(what, str(cause) or type(cause).__name__) from cause
+        raise UnreachableError(what, doors.reason_of(cause)) from cause
     except RuntimeError as cause:
         if _CLOSED not in str(cause):
             raise

@@ -21,7 +21,7 @@ import msgspec
 import psycopg
 from psycopg import sql
 
-from logweir.backends import failpoint, store
+from logweir.backends import doors, failpoint, store
 from logweir.core import errors, names, segment
 from logweir.core.binding import Login, PostgresServer
 from logweir.core.names import PipelineId, TenantId
@@ -82,7 +82,7 @@ class _Door:
                 yield self._connection
         except (psycopg.Error, OSError, TimeoutError) as cause:
             await self.close()
-            reason = str(cause).strip() or type(cause).__name__
+            reason = doors.reason_of(cause).rstrip(".")
             raise errors.UnavailableError(f"The store failed: {reason}.") from cause
 
     async def close(self) -> None:

@@ -23,7 +23,7 @@ from psycopg import sql
 from redis import asyncio as redis
 from redis import exceptions
 
-from logweir.backends import closing, failpoint, journal, migrations
+from logweir.backends import closing, failpoint, journal, logins, migrations
 from logweir.backends.control import Pipeline, Tenant
 from logweir.core import errors, keys, names
 from logweir.core.names import LoginKind, TenantId
@@ -62,7 +62,7 @@ _SETTINGS: Final[Mapping[LoginKind, Mapping[str, str]]] = {
 
 
 class Roots(msgspec.Struct, frozen=True):
-    """The root keys that the operator holds."""
+    """One version of the root keys that the operator holds."""
 
     write: bytes
     maintain: bytes
@@ -83,8 +83,19 @@ class Limits(msgspec.Struct, frozen=True):
     connection_limit: int = 40
 
 
+_SLOTTED: Final = (QUERY, KEEPER, AUTH)
+
+
+def platform_login(login: str, root_version: int) -> str:
+    """Return the login whose password comes from this version of the roots.
+
+    The roles have two in PostgreSQL, so that the next one can be opened before they know of it.
+    """
+    return login + "_b" if login in _SLOTTED and root_version % 2 == 0 else login
+
+
 def platform_password(roots: Roots, login: str) -> str:
-    """Return the password of a platform login."""
+    """Return the password of a platform login, in either slot."""
     # Other roles hold the sign root too, so the logins of `auth` come from one that none has.
     root = {
         OPERATOR: roots.write,
@@ -114,22 +125,27 @@ def journal_password(roots: Roots, tenant: Tenant, user: str) -> str:
     return keys.password(root, tenant.id, user, tenant.redis_revision)
 
 
-def bootstrap_store(superuser: str, roots: Roots) -> None:
+def bootstrap_store(superuser: str, roots: Roots, root_version: int = 1) -> None:
     """Make the platform's logins, its database and the control schema.
 
     Args:
         superuser: libpq's connection string of a superuser, on any database.
-        roots: the root keys.
+        roots: the root keys that the platform uses.
+        root_version: their version.
     """
     with psycopg.connect(superuser, autocommit=True) as connection:
-        for login, options in ((OPERATOR, "CREATEROLE"), (QUERY, ""), (KEEPER, ""), (AUTH, "")):
-            _ensure_login(connection, login, platform_password(roots, login), options)
+        operator = platform_password(roots, OPERATOR)
+        _ensure_login(connection, OPERATOR, operator, "CREATEROLE")
+        for login in _SLOTTED:
+            _ensure_platform_slots(connection, login)
+        _open_platform_logins(connection, roots, root_version)
         # One that froze while it changes a tenant's keys must not keep the operator from them.
-        connection.execute(
-            sql.SQL("alter role {} set idle_in_transaction_session_timeout = '5s'").format(
-                sql.Identifier(AUTH)
+        for slot in (platform_login(AUTH, 1), platform_login(AUTH, 2)):
+            connection.execute(
+                sql.SQL("alter role {} set idle_in_transaction_session_timeout = '5s'").format(
+                    sql.Identifier(slot)
+                )
             )
-        )
         exists = connection.execute(
             "select 1 from pg_database where datname = %s", [DATABASE]
         ).fetchone()
@@ -140,6 +156,56 @@ def bootstrap_store(superuser: str, roots: Roots) -> None:
                 )
             )
     closing.close_functions(superuser, DATABASE, (OPERATOR, KEEPER, AUTH))
+
+
+def _ensure_platform_slots(connection: psycopg.Connection[Any], login: str) -> None:
+    """Make both logins of a platform role, which the operator may open and close from then on.
+
+    The grants of the control schema are to the first one; the other inherits them.
+    """
+    is_new = connection.info.server_version >= 160000
+    may_open = "admin true, inherit false, set false" if is_new else "admin option"
+    for slot in (platform_login(login, 1), platform_login(login, 2)):
+        if not connection.execute("select 1 from pg_roles where rolname = %s", [slot]).fetchone():
+            connection.execute(sql.SQL("create role {} nologin").format(sql.Identifier(slot)))
+        connection.execute(
+            sql.SQL("grant {} to {} with " + may_open).format(
+                sql.Identifier(slot), sql.Identifier(OPERATOR)
+            )
+        )
+    connection.execute(
+        sql.SQL("grant {} to {}").format(
+            sql.Identifier(login), sql.Identifier(platform_login(login, 2))
+        )
+    )
+
+
+def _open_platform_logins(
+    connection: psycopg.Connection[Any], roots: Roots, root_version: int
+) -> None:
+    for login in _SLOTTED:
+        slot = platform_login(login, root_version)
+        _ensure_login(connection, slot, platform_password(roots, login), "")
+
+
+def use_roots(operator: str, roots: Roots, root_version: int) -> None:
+    """Open the platform's logins of a version of the roots; those of the one before stay open,
+    but for the operator's own, whose password is another from now on."""
+    with psycopg.connect(operator, autocommit=True) as connection:
+        _open_platform_logins(connection, roots, root_version)
+        connection.execute(
+            sql.SQL("alter role {} password {}").format(
+                sql.Identifier(OPERATOR),
+                sql.Literal(scram_verifier(platform_password(roots, OPERATOR))),
+            )
+        )
+
+
+def close_platform_logins(operator: str, root_version: int) -> None:
+    """Close the platform's logins of the version before this one."""
+    with psycopg.connect(operator, autocommit=True) as connection:
+        before = [platform_login(login, root_version - 1) for login in _SLOTTED]
+        logins.close_logins(connection, before)
 
 
 def upgrade_control(operator: str) -> None:
@@ -181,10 +247,12 @@ def scram_verifier(password: str) -> str:
 def provision_store(operator: str, tenant: Tenant, roots: Roots, limits: Limits) -> None:
     """Make a tenant's schema, its logins with their grants, and its first partitions.
 
+    While no rotation overlaps, the logins of the other slots are closed.
+
     Args:
         operator: connection string of the platform's operator login.
         tenant: the tenant's row.
-        roots: the root keys.
+        roots: the root keys of the row's version.
         limits: of the tenant.
     """
     schema = names.schema(tenant.id)
@@ -201,6 +269,8 @@ def provision_store(operator: str, tenant: Tenant, roots: Roots, limits: Limits)
         _hand_over(connection, tenant.id)
         for kind in _SETTINGS:
             _provision_login(connection, tenant, roots, kind, limits)
+        if tenant.rotation == "steady":
+            logins.close_logins(connection, logins.idle_logins(tenant))
         connection.execute(
             sql.SQL(
                 "with changed as (update {0}.settings set retention_days = %(days)s,"
@@ -216,6 +286,19 @@ def provision_store(operator: str, tenant: Tenant, roots: Roots, limits: Limits)
                 "select {}.ensure_partition((extract(epoch from clock_timestamp()) * 1e9)::int8)"
             ).format(sql.Identifier(schema))
         )
+
+
+def open_logins(operator: str, tenant: Tenant, roots: Roots, limits: Limits) -> None:
+    """Make the logins that a row names good, for a tenant that is provisioned; close none."""
+    with psycopg.connect(operator, autocommit=True) as connection:
+        for kind in _SETTINGS:
+            _provision_login(connection, tenant, roots, kind, limits)
+
+
+def close_idle_logins(operator: str, tenant: Tenant) -> None:
+    """Lock out the logins that a row does not name, and end their sessions."""
+    with psycopg.connect(operator, autocommit=True) as connection:
+        logins.close_logins(connection, logins.idle_logins(tenant))
 
 
 def _provision_login(
@@ -314,13 +397,23 @@ async def bootstrap_journal(operator: redis.Redis) -> None:
         await save_acl(operator)
 
 
-async def bootstrap_auth_user(operator: redis.Redis, roots: Roots) -> None:
-    """Make the user of the role `auth`, or set its password and its rights again."""
-    digest = hashlib.sha256(platform_password(roots, JOURNAL_AUTH).encode()).hexdigest()
+async def bootstrap_auth_user(
+    operator: redis.Redis, roots: Roots, old_roots: Roots | None = None
+) -> None:
+    """Make the user of the role `auth`, or set its password and its rights again.
+
+    With `old_roots` the password that came from those stays good.
+    """
+    digests = [_digest(platform_password(one, JOURNAL_AUTH)) for one in (roots, old_roots) if one]
     await journal.command(
-        operator, "ACL", "SETUSER", JOURNAL_AUTH, "reset", "on", f"#{digest}", *_AUTH_RULES
+        operator, "ACL", "SETUSER", JOURNAL_AUTH, "reset", "on", *digests, *_AUTH_RULES
     )
     await save_acl(operator)
+
+
+def _digest(password: str) -> str:
+    """The ACL rule of a password."""
+    return "#" + hashlib.sha256(password.encode()).hexdigest()
 
 
 async def _is_off(operator: redis.Redis, user: str) -> bool:
@@ -348,14 +441,11 @@ async def provision_journal(
     pipelines: Sequence[Pipeline],
     roots: Roots,
     limits: Limits,
+    old_roots: Roots | None = None,
 ) -> None:
-    """Make a tenant's Redis users, its limits, and the streams of its pipelines."""
+    """Make a tenant's Redis users (`set_users`), its limits, and the streams of its pipelines."""
     prefix = names.journal_tenant(tenant.id)
-    for kind, rules in acl_rules(tenant.id).items():
-        user = names.redis_user(tenant.id, kind)
-        digest = hashlib.sha256(journal_password(roots, tenant, user).encode()).hexdigest()
-        await journal.command(operator, "ACL", "SETUSER", user, "reset", "on", f"#{digest}", *rules)
-    await save_acl(operator)
+    await set_users(operator, tenant, roots, old_roots)
     state = "active" if tenant.state == "active" else tenant.state
     await _set(
         operator,
@@ -385,6 +475,30 @@ async def provision_journal(
                 "shards": MARKER_SHARDS,
             },
         )
+
+
+async def set_users(
+    operator: redis.Redis, tenant: Tenant, roots: Roots, old_roots: Roots | None = None
+) -> None:
+    """Make a tenant's Redis users, with the password of now; in a rotation also with the old one.
+
+    A user is changed by one command, so no command of its open connections is ever refused.
+
+    Args:
+        operator: a client with the operator's login.
+        tenant: the tenant's row.
+        roots: of the row's version.
+        old_roots: of the version before the rotation; None when the roots did not change.
+    """
+    before = msgspec.structs.replace(tenant, redis_revision=tenant.redis_revision - 1)
+    for kind, rules in acl_rules(tenant.id).items():
+        user = names.redis_user(tenant.id, kind)
+        secrets = [journal_password(roots, tenant, user)]
+        if tenant.rotation != "steady":
+            secrets.append(journal_password(old_roots or roots, before, user))
+        digests = [_digest(one) for one in secrets]
+        await journal.command(operator, "ACL", "SETUSER", user, "reset", "on", *digests, *rules)
+    await save_acl(operator)
 
 
 async def set_stored(operator: redis.Redis, tenant: TenantId, *, is_over: bool) -> None:

@@ -7,14 +7,30 @@ both are off here: a caller sees each failure once and decides.
 from __future__ import annotations
 
 import ssl
-from typing import Any
+from typing import Any, Final
 
 from redis import asyncio as redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.maint_notifications import MaintNotificationsConfig
 
+from logweir.backends import doors
 from logweir.core.binding import JournalServer, Login
+
+CONNECT_TIMEOUT_S: Final = 3.0
+
+
+class _TlsConnection(redis.SSLConnection):
+    """A connection that says why there is none where redis-py has no words for it."""
+
+    async def _connect(self) -> None:
+        try:
+            await super()._connect()  # type: ignore[no-untyped-call]  # has no types
+        except TimeoutError as cause:
+            raise ConnectionError(doors.NO_TLS) from cause
+        except FileNotFoundError as cause:
+            file = self.ssl_context.ca_certs
+            raise ConnectionError(f'root certificate file "{file}" does not exist') from cause
 
 
 def client(
@@ -35,7 +51,7 @@ def client(
         "username": login.user,
         "password": login.password,
         "socket_timeout": command_timeout_s,
-        "socket_connect_timeout": 3.0,
+        "socket_connect_timeout": CONNECT_TIMEOUT_S,
         "socket_keepalive": True,
         "socket_read_size": 1 << 18,
         "retry": Retry(NoBackoff(), 0),
@@ -46,7 +62,8 @@ def client(
         "client_name": name or None,
     }
     if server.tls:
-        options["connection_class"] = redis.SSLConnection
+        options["connection_class"] = _TlsConnection
+        options["ssl_check_hostname"] = True
         options["ssl_ca_certs"] = server.ca_file or None
         options["ssl_min_version"] = ssl.TLSVersion.TLSv1_2
     pool = redis.BlockingConnectionPool(

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
 import msgspec
 import numpy as np
@@ -22,7 +22,7 @@ import psycopg
 import psycopg_pool
 from psycopg import sql
 
-from logweir.backends import store
+from logweir.backends import doors, store
 from logweir.backends.heads import Head, HeadCache
 from logweir.core import beside, errors, names
 from logweir.core.binding import Login, PostgresServer
@@ -123,8 +123,10 @@ class Reader:
     ) -> None:
         self._tenant = tenant
         self._heads = heads or HeadCache()
+        self._refusals: list[psycopg.Error] = []
         self._pool = psycopg_pool.AsyncConnectionPool(
             store.conninfo(server, login, "logweir query"),
+            connection_class=_remembering(self._refusals),
             kwargs={"autocommit": True, "prepare_threshold": 2, "options": _OPTIONS},
             configure=_configure,
             check=psycopg_pool.AsyncConnectionPool.check_connection,
@@ -151,14 +153,35 @@ class Reader:
             await self._pool.open()
             async with self._pool.connection() as connection, connection.transaction():
                 yield Snapshot(connection, self._tenant, self._heads)
-        except (psycopg.Error, psycopg_pool.PoolTimeout, psycopg_pool.PoolClosed) as cause:
-            raise UnreachableError(str(cause).strip() or type(cause).__name__) from cause
+        except psycopg_pool.PoolTimeout as cause:
+            why = self._refusals[0] if self._refusals else cause
+            raise UnreachableError(doors.reason_of(why)) from cause
+        except (psycopg.Error, psycopg_pool.PoolClosed) as cause:
+            raise UnreachableError(doors.reason_of(cause)) from cause
 
     async def close(self) -> None:
         """Close all connections, running queries' last."""
         self._is_closed = True
         self._heads.forget(self._tenant)
         await self._pool.close()
+
+
+def _remembering(refusals: list[psycopg.Error]) -> type[psycopg.AsyncConnection[Any]]:
+    """Connections that leave in `refusals` why the last of them was not opened: a pool only says
+    that it has none."""
+
+    class Remembering(psycopg.AsyncConnection[Any]):
+        @classmethod
+        async def connect(cls, conninfo: str = "", **options: Any) -> Self:  # noqa: ANN401 - as there
+            try:
+                made = await super().connect(conninfo, **options)
+            except psycopg.Error as error:
+                refusals[:] = [error]
+                raise
+            refusals.clear()
+            return made
+
+    return Remembering
 
 
 async def _configure(connection: psycopg.AsyncConnection[Any]) -> None:

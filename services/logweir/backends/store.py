@@ -22,7 +22,7 @@ import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from logweir.backends import failpoint, ledgers
+from logweir.backends import doors, failpoint, ledgers
 from logweir.core import columns, errors, moments, names, segment, settle
 from logweir.core.binding import Login, PostgresServer
 from logweir.core.columns import Columns
@@ -127,7 +127,7 @@ class Store:
             raise RefusedByStoreError(f"{type(error).__name__}: {_first_line(error)}") from error
         except (psycopg.Error, OSError, TimeoutError) as error:
             await self.close()
-            reason = str(error).strip() or type(error).__name__
+            reason = doors.reason_of(error).rstrip(".")
             raise errors.UnavailableError(f"The store failed: {reason}.") from error
 
     async def close_idle(self) -> None:

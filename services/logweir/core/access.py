@@ -185,7 +185,11 @@ class Pipeline(msgspec.Struct, frozen=True):
 
 
 class Tenant(msgspec.Struct, frozen=True):
-    """One tenant as readers need it: who may read, how, and how much."""
+    """One tenant as readers need it: who may read, how, and how much.
+
+    `signed_since` is as `keys.root_version` takes it. While a rotation `is_spreading`, keys may
+    come to be signed with the next revision.
+    """
 
     id: TenantId
     is_deleting: bool
@@ -197,6 +201,9 @@ class Tenant(msgspec.Struct, frozen=True):
     concurrency: int
     scan_bytes: int
     pipelines: Mapping[PipelineId, Pipeline]
+    root_version: int = 1
+    signed_since: tuple[int, ...] = (1,)
+    is_spreading: bool = False
 
 
 class KnownKey(msgspec.Struct, frozen=True):
@@ -226,7 +233,7 @@ class Grant(msgspec.Struct, frozen=True):
 
 def grant(
     directory: Directory,
-    sign_root: bytes,
+    sign_roots: Mapping[int, bytes],
     headers: Mapping[bytes, bytes],
     now_s: float,
     *,
@@ -236,7 +243,7 @@ def grant(
 
     Args:
         directory: as last heard from the control schema.
-        sign_root: the root of all keys' secrets, 32 bytes.
+        sign_roots: the roots of all keys' secrets, 32 bytes each, by version.
         headers: lower-case names, as ASGI has them.
         now_s: seconds since the epoch.
         scopes: a sum of keys.SCOPE_*, one of which the key must have.
@@ -249,7 +256,7 @@ def grant(
     text = keys.from_headers(headers.get(b"authorization", b""), headers.get(b"x-api-key", b""))
     found = read(text)
     wanted = Wanted(scopes, organisation=headers.get(b"x-scope-orgid", b""))
-    key = decide(found, _facts(directory, sign_root, found.key), wanted, now_s)
+    key = decide(found, _facts(directory, sign_roots, found.key), wanted, now_s)
     tenant = directory.tenants[key.tenant]
     if not key.pipeline:
         return Grant(tenant, tenant.pipelines, None, key.key_id)
@@ -258,14 +265,17 @@ def grant(
 
 
 def administer(
-    directory: Directory, sign_root: bytes, headers: Mapping[bytes, bytes], now_s: float
+    directory: Directory,
+    sign_roots: Mapping[int, bytes],
+    headers: Mapping[bytes, bytes],
+    now_s: float,
 ) -> Grant:
     """Return what the request's key grants when it may administer its tenant.
 
     Raises:
         UnauthorizedError, BadRequestError, ForbiddenError, UnavailableError: as `grant`.
     """
-    found = grant(directory, sign_root, headers, now_s, scopes=keys.SCOPE_ADMIN)
+    found = grant(directory, sign_roots, headers, now_s, scopes=keys.SCOPE_ADMIN)
     if found.only is not None:
         raise errors.ForbiddenError(
             "A key of one pipeline does not administer its tenant.",
@@ -275,10 +285,12 @@ def administer(
     return found
 
 
-def _facts(directory: Directory, sign_root: bytes, key: keys.ApiKey) -> Facts:
-    # The secret is derived for an unknown tenant too: that costs the same work as a known one.
-    secret = keys.secret_of(key, sign_root)
+def _facts(directory: Directory, sign_roots: Mapping[int, bytes], key: keys.ApiKey) -> Facts:
     tenant = directory.tenants.get(key.tenant)
+    # The secret is derived for an unknown tenant too: that costs the same work as a known one.
+    signed_since = tenant.signed_since if tenant else (1,)
+    root = sign_roots.get(keys.root_version(signed_since, key.revision), _NOBODY)
+    secret = keys.secret_of(key, root)
     if tenant is None:
         return UNKNOWN
     return Facts(
@@ -294,6 +306,6 @@ def _is_in_force(directory: Directory, tenant: Tenant, key: keys.ApiKey) -> bool
     known = directory.keys.get(key.key_id)
     if known is not None:
         return known.tenant == key.tenant and not known.is_revoked
-    # A key younger than the last look: signed with the revision of today, and of no other.
+    # A key younger than the last look: signed with the revision of today, or the one that comes.
     revision = tenant.ingest_revision if key.is_ingest else tenant.access_revision
-    return key.revision == revision
+    return key.revision == revision or (tenant.is_spreading and key.revision == revision + 1)

@@ -8,8 +8,11 @@ A field that a newer operator adds is ignored by an older role.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
+from logweir.core import errors
 from logweir.core.names import PipelineId, TenantId
 
 
@@ -92,21 +95,22 @@ class CollectorBinding(msgspec.Struct, frozen=True):
 
 
 class QueryBinding(msgspec.Struct, frozen=True):
-    """The binding file of the query role: roots as hex, to derive readers' logins."""
+    """The binding file of the query role: to derive readers' logins and check keys, the roots as
+    hex, by version."""
 
     store: PostgresServer
     journal: JournalServer
     control_login: Login
-    read_root: str
-    sign_root: str
+    read_roots: dict[str, str]
+    sign_roots: dict[str, str]
 
 
 class KeeperBinding(msgspec.Struct, frozen=True):
-    """The binding file of the keeper role."""
+    """The binding file of the keeper role: roots as hex, by version."""
 
     store: PostgresServer
     control_login: Login
-    maintain_root: str
+    maintain_roots: dict[str, str]
 
 
 class AuthBinding(msgspec.Struct, frozen=True):
@@ -116,4 +120,16 @@ class AuthBinding(msgspec.Struct, frozen=True):
     journal: JournalServer
     control_login: Login
     journal_login: Login
-    sign_root: str
+    sign_roots: dict[str, str]
+
+
+def roots(texts: Mapping[str, str]) -> dict[int, bytes]:
+    """Return the roots of a binding, by version.
+
+    Raises:
+        SetupError: a root is no hex, or its version no number.
+    """
+    try:
+        return {int(version): bytes.fromhex(text) for version, text in texts.items()}
+    except ValueError as cause:
+        raise errors.SetupError("The binding has a root key that is no hex.") from cause

@@ -21,7 +21,7 @@ import functools
 import hmac
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal
 
 import msgspec
@@ -101,6 +101,16 @@ def ingest_secret(sign_root: bytes, tenant: TenantId, revision: int) -> bytes:
 def access_secret(sign_root: bytes, revision: int) -> bytes:
     """The secret of all access keys, 32 bytes; only platform roles can derive it."""
     return _derive(sign_root, f"{PLATFORM}|access|{revision}")
+
+
+def root_version(signed_since: Sequence[int], revision: int) -> int:
+    """Which version of the sign root a signing revision comes from.
+
+    Args:
+        signed_since: the first revision of root version 1, 2, ..., rising.
+        revision: of a key, from 1 on.
+    """
+    return sum(1 for first in signed_since if first <= revision)
 
 
 def _derive(root: bytes, what: str) -> bytes:

@@ -26,7 +26,7 @@ from logweir.backends import control, store
 from logweir.backends.keeper_store import Activity
 from logweir.backends.retention_store import RetentionStore
 from logweir.core import errors, keys, names
-from logweir.core.binding import KeeperBinding, Login
+from logweir.core.binding import KeeperBinding, Login, roots
 from logweir.core.names import PipelineId, TenantId
 from logweir.keeper import duties, retaining
 from logweir.keeper.retention import Rules
@@ -69,7 +69,7 @@ class Round:
 
     def __init__(self, binding: KeeperBinding, running: life.Life) -> None:
         self._binding = binding
-        self._root = bytes.fromhex(binding.maintain_root)
+        self._roots = roots(binding.maintain_roots)
         self._running = running
         self._own = life.Life()
         self._holder = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
@@ -172,7 +172,12 @@ class Round:
     async def _visit(self, tenant: _Tenant, work: duties.Work, began_s: float) -> None:
         row = tenant.row
         lease = self._leases.setdefault(row.id, Lease(self._control, row.id, self._holder))
-        place = RetentionStore(self._binding.store, self._login(row), row.id)
+        try:
+            login = self._login(row)
+        except errors.SetupError as error:
+            self._fail(tenant, str(error))
+            return
+        place = RetentionStore(self._binding.store, login, row.id)
         visit = Visit(row.id, place, lease, tenant.left, self._merging, self._own)
         try:
             is_finished = await visit.run(work, tenant.pipelines, tenant.rules)
@@ -194,9 +199,16 @@ class Round:
             await place.close()
 
     def _login(self, row: control.Tenant) -> Login:
-        """The tenant's keeper login, of the slot and revision that are in use."""
+        """The tenant's keeper login, of the slot and revision that are in use.
+
+        Raises:
+            SetupError: the root that it comes from is not in the binding (yet).
+        """
+        root = self._roots.get(row.root_version)
+        if root is None:
+            raise errors.SetupError(f"The binding lacks version {row.root_version} of the root.")
         login = names.login(row.id, "k", "b" if row.keeper_slot == "b" else "a")
-        return Login(login, keys.password(self._root, row.id, login, row.keeper_revision))
+        return Login(login, keys.password(root, row.id, login, row.keeper_revision))
 
     def _fail(self, tenant: _Tenant, problem: str) -> None:
         tenant.standing = duties.failed(tenant.standing, time.monotonic())

@@ -252,7 +252,7 @@ async def receipt(asked: Asked, text: str) -> Answer:
 
     async def is_buffered() -> bool:
         for pipeline in asked.grant.pipelines:
-            if await asked.doors.hub.source.holds(pipeline, wanted):
+            if await asked.doors.source.holds(pipeline, wanted):
                 return True
         return False
 

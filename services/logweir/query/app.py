@@ -20,14 +20,14 @@ from fastapi import FastAPI, Request, WebSocket
 from starlette.responses import Response
 
 from logweir.core import access, errors, keys
-from logweir.core.binding import QueryBinding
+from logweir.core.binding import QueryBinding, roots
 from logweir.query import api, live, params, usage
 from logweir.query.engine import CancelledQueryError
 from logweir.query.tenants import Tenants
 from logweir.runtime import bindings, life, logs, metrics, web
 from logweir.runtime.api import error_response, new_app
 from logweir.runtime.settings import Settings
-from logweir.runtime.watch import Watch
+from logweir.runtime.watch import POLL_S, Watch
 
 logger = logging.getLogger(__name__)
 
@@ -46,11 +46,11 @@ class Query:
     def __init__(self) -> None:
         self.watch = Watch("query")
         self.tenants = Tenants()
-        self._sign_root = bytes(keys.ROOT_BYTES)
+        self._sign_roots: dict[int, bytes] = {}
 
     async def bind(self, binding: QueryBinding) -> None:
         """Read with these logins and roots from now on."""
-        self._sign_root = bytes.fromhex(binding.sign_root)
+        self._sign_roots = roots(binding.sign_roots)
         self.tenants.bind(binding)
         await self.watch.bind(binding.store, binding.control_login)
 
@@ -60,7 +60,7 @@ class Query:
         """Return what a request's key grants; see `access.grant`."""
         given, now_s = web.headers_of(headers), time.time()
         try:
-            return access.grant(self.watch.directory, self._sign_root, given, now_s, scopes=scopes)
+            return access.grant(self.watch.directory, self._sign_roots, given, now_s, scopes=scopes)
         except errors.LogweirError as error:
             metrics.refused(error)
             raise
@@ -104,10 +104,10 @@ class Query:
             metrics.QUERY_SECONDS.labels(name).observe(time.monotonic() - started_s)
 
     async def keep(self, running: life.Life) -> None:
-        """Close the doors of tenants that are gone, until the process stops."""
-        while not await running.pause(5.0):
+        """Close and change the doors as the control schema says, until the process stops."""
+        while not await running.pause(POLL_S):
             if self.watch.directory.as_of_s:
-                self.tenants.forget_others(self.watch.directory)
+                self.tenants.follow(self.watch.directory)
 
     async def close(self) -> None:
         """Close all doors."""

@@ -55,7 +55,7 @@ class Hub:
     def __init__(
         self, source: TailReader, reader: Reader, now_s: Callable[[], float] = time.time
     ) -> None:
-        self.source = source
+        self._source = source
         self._reader = reader
         self._now_s = now_s
         self._joining: set[Tail] = set()
@@ -99,6 +99,10 @@ class Hub:
         """Offer the tail nothing more."""
         self._tails.discard(tail)
 
+    def move(self, source: TailReader, reader: Reader) -> None:
+        """Listen and read with other logins from now on; no tail ends, or misses a block."""
+        self._source, self._reader = source, reader
+
     async def close(self) -> None:
         """End the hub, and all tails with an error that makes their clients come again."""
         self._is_closed = True
@@ -107,7 +111,7 @@ class Hub:
         if self._task is not None:
             await life.end(self._task)
         await self._tell()
-        await self.source.close()
+        await self._source.close()
 
     async def _tell(self) -> None:
         async with self._changed:
@@ -147,10 +151,12 @@ class Hub:
         return {one for tail in self._tails | self._joining for one in tail.plan.lows_ns}
 
     async def _listen(self) -> None:
-        """Hear what is appended, until nobody listens any more or the journal is lost."""
-        subscription = self.source.subscription()
+        """Hear what is appended, until nobody listens any more, the journal is lost, or there are
+        other logins."""
+        source = self._source
+        subscription = source.subscription()
         try:
-            while self._is_needed():
+            while self._is_needed() and self._source is source:
                 await self._subscribe(subscription)
                 for pipeline in subscription.pipelines:
                     await self._renew(pipeline, self._lines[pipeline])
@@ -191,7 +197,7 @@ class Hub:
             await self._catch_up(pipeline, line)
             return
         now_ms = self._now_ms()
-        line.renewed(Due(await self.source.renew(pipeline), now_ms, now_s))
+        line.renewed(Due(await self._source.renew(pipeline), now_ms, now_s))
 
     def _now_ms(self) -> int:
         return int(self._now_s() * 1000)
@@ -240,8 +246,8 @@ class Hub:
         """
         self._heard.discard(pipeline)
         line.renewed_s, now_ms = time.monotonic(), self._now_ms()
-        sequence = await self.source.renew(pipeline)
-        missed = Missed(self.source, self._reader, pipeline, line.recent)
+        sequence = await self._source.renew(pipeline)
+        missed = Missed(self._source, self._reader, pipeline, line.recent)
         if line.heard_ms is None:
             for one in await missed.blocks(now_ms - OVERLAP_MS):
                 line.remember(one)

@@ -113,9 +113,7 @@ async def _show(websocket: WebSocket, doors: Doors, tail: Tail, limit: int, run:
     """Attach first, then read the history: whatever moves on meanwhile is seen once."""
     await doors.hub.attach(tail)
     async with doors.histories:
-        tail.begin(
-            await history.last_records(doors.hub.source, doors.reader, tail.plan, limit, run)
-        )
+        tail.begin(await history.last_records(doors.source, doors.reader, tail.plan, limit, run))
     async for frame in tail.frames():
         async with asyncio.timeout(SEND_TIMEOUT_S):
             await websocket.send_text(frame.decode())

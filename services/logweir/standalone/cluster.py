@@ -18,14 +18,15 @@ from typing import Any, Final
 
 from redis import asyncio as redis
 
-from logweir.backends import closing, failpoint, provision, redis_client, store
-from logweir.backends.control import Control, Pipeline, StoredObject, Tenant
+from logweir.backends import closing, failpoint, provision, redis_client, rotations
+from logweir.backends.control import Pipeline, StoredObject, Tenant
+from logweir.backends.rotations import LiveRevision, Rotations
 from logweir.core import errors, states
 from logweir.core.binding import CollectorBinding, Login
-from logweir.core.names import PipelineId
+from logweir.core.names import PipelineId, TenantId
 from logweir.runtime import life, logs, web
 from logweir.runtime.settings import Settings
-from logweir.standalone import bindings, cluster_files, objects
+from logweir.standalone import bindings, cluster_files, objects, roots, rotating
 from logweir.standalone.bindings import Served, Site
 from logweir.standalone.cluster_files import TenantKeys
 from logweir.standalone.folder import Folder, read_json, write_json
@@ -34,6 +35,7 @@ from logweir.standalone.making import Maker, Wanted, rows_by_object
 from logweir.standalone.manifests import Manifests
 from logweir.standalone.measuring import Measures
 from logweir.standalone.objects import Live
+from logweir.standalone.rotating import Rotator
 from logweir_operator import plan
 from logweir_operator.model import LogPipeline, LogTenant
 from logweir_operator.plan import SeenPipeline, SeenTenant, Verdict
@@ -42,6 +44,10 @@ logger = logging.getLogger(__name__)
 
 PASS_S: Final = 1.0
 
+SPREAD_S: Final = 12.0
+"""After which every process has what binding files and rows say: the keeper, the slowest, reads
+its rows every 10 s."""
+
 Rows = Mapping[tuple[str, str], Tenant]
 """Tenants by namespace and name of their LogTenants."""
 
@@ -49,19 +55,26 @@ Rows = Mapping[tuple[str, str], Tenant]
 class Cluster:
     """Reconciles the resources of one `up`."""
 
-    def __init__(self, folder: Folder, site: Site, journal_operator: Login, url: str) -> None:
+    def __init__(
+        self,
+        folder: Folder,
+        site: Site,
+        journal_operator: Login,
+        url: str,
+        spread_s: float = SPREAD_S,
+    ) -> None:
         self._folder = folder
         self._site = site
         self._url = url
-        self._conninfo = store.conninfo(
-            site.store, site.login(provision.OPERATOR), "logweir operator"
-        )
-        self._control = Control(self._conninfo)
+        self._conninfo = roots.conninfo(site)
+        self._control = Rotations(self._conninfo)
         self._journal: redis.Redis = redis_client.client(site.journal, journal_operator)
         self._manifests = Manifests(folder, self._control)
         self._maker = Maker(self._control, self._journal, site, self._conninfo)
         self._measures = Measures(self._control, self._journal)
         self._leaver = Leaver(self._control, self._journal, self._conninfo)
+        self._root_keys = roots.RootKeys(folder, self._control, self._journal, spread_s)
+        self._rotator = Rotator(self._control, self._journal, self._maker, spread_s)
 
     async def bootstrap(self, superuser: str) -> None:
         """Make what all tenants share, and refuse servers that would break the promise.
@@ -70,13 +83,14 @@ class Cluster:
             SetupError: a server's settings are wrong.
             UnavailableError: a server does not answer.
         """
-        await asyncio.to_thread(provision.bootstrap_store, superuser, self._site.roots)
+        site = self._site
+        await asyncio.to_thread(provision.bootstrap_store, superuser, site.roots, site.version)
         await asyncio.to_thread(closing.close_other_databases, superuser, provision.DATABASE)
         failpoint.reach("operator.before_migration")
         await asyncio.to_thread(provision.upgrade_control, self._conninfo)
         failpoint.reach("operator.before_library")
         await provision.bootstrap_journal(self._journal)
-        await provision.bootstrap_auth_user(self._journal, self._site.roots)
+        await provision.bootstrap_auth_user(self._journal, site.roots, site.before())
         provision.check(await provision.journal_problems(self._journal))
         provision.check(await asyncio.to_thread(provision.store_problems, self._conninfo))
 
@@ -103,12 +117,13 @@ class Cluster:
         found = [one for one in found if one not in gone]
         live, wrong = objects.read(one for one in found if one.deleted_at is None)
         await self._maker.make(_wanted(live, rows))
+        live_revisions = await self._rotate(live)
         rows = rows_by_object(await self._control.tenants())
         await self._measures.follow(one for one in rows.values() if _is_made(one))
         pipelines = await self._control.pipelines()
         planned = plan.plan(self._gather(live, rows, pipelines))
         served = _served(planned, rows, pipelines, self._collected())
-        self._write_bindings(served)
+        self._write_bindings(served, live_revisions)
         self._write_keys(found, live, rows, served)
         verdicts = {
             **planned.verdicts,
@@ -121,6 +136,33 @@ class Cluster:
         }
         for one in found:
             await self._set_status(one, verdicts.get(objects.key_of(one)), rows, served)
+
+    async def _rotate(self, live: Sequence[Live]) -> Sequence[LiveRevision]:
+        """Take the next step of each rotation; return the signing revisions of keys in force."""
+        requests = await self._control.requests()
+        revisions = await self._control.live_revisions()
+        rows = await self._control.tenants()
+        site = await self._root_keys.turn(
+            self._site, rows, revisions, requests.get(rotations.ROOTS)
+        )
+        if site is not self._site:
+            self._use(site)
+        by_object = rows_by_object(rows)
+        tenants = [
+            (one.resource, row)
+            for one in live
+            if isinstance(one.resource, LogTenant)
+            and (row := by_object.get((one.stored.namespace, one.stored.name)))
+        ]
+        await self._rotator.turn(tenants, site, requests, self._root_keys.overlap_s)
+        return revisions
+
+    def _use(self, site: Site) -> None:
+        """Have other roots, and the operator's password of them, from now on."""
+        self._site, self._conninfo = site, roots.conninfo(site)
+        self._control.use(self._conninfo)
+        self._maker.use(site, self._conninfo)
+        self._leaver.use(self._conninfo)
 
     def _gather(self, live: Sequence[Live], rows: Rows, pipelines: Sequence[Pipeline]) -> plan.Seen:
         ids = {(one.tenant, one.name): one.id for one in pipelines}
@@ -166,9 +208,13 @@ class Cluster:
             return set()
         return {one.id for tenant in last.tenants for one in tenant.pipelines}
 
-    def _write_bindings(self, served: Sequence[Served]) -> None:
+    def _write_bindings(self, served: Sequence[Served], live: Sequence[LiveRevision]) -> None:
         site, folder = self._site, self._folder.bindings
-        write_json(folder / "ingest.json", bindings.ingest(served, site))
+        revisions: dict[TenantId, set[int]] = {}
+        for one in live:
+            if one.is_ingest:
+                revisions.setdefault(one.tenant, set()).add(one.revision)
+        write_json(folder / "ingest.json", bindings.ingest(served, site, revisions))
         write_json(folder / "collector.json", bindings.collector(served, site))
         write_json(folder / "query.json", bindings.query(site))
         write_json(folder / "keeper.json", bindings.keeper(site))
@@ -225,6 +271,7 @@ class Cluster:
         row = rows.get((one.namespace, one.name))
         if one.kind == "LogTenant" and row is not None:
             status["tenantId"] = row.id
+            status["credentials"] = rotating.status_of(one.spec, row, self._rotator.problem(row.id))
             if storage := self._measures.status(row.id):
                 status["storage"] = storage
         for each in served:

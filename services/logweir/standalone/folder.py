@@ -2,7 +2,7 @@
 
 DIR/                0755, so that the servers' user can enter its own part
   lock              held (flock) while an `up` runs; names its process
-  secrets.json      0600: root keys and the servers' passwords, made once
+  secrets.json      0600: root keys and the servers' passwords; the operator rotates the roots
   ports.json        ports of the servers, the same at each start while they are free
   status.json       0600: what `logweir status` shows; written by the supervisor
   manifests/        YAML of LogTenant and LogPipeline; applied.json knows what was taken
@@ -28,15 +28,48 @@ from logweir.core import errors
 from logweir.standalone import accounts
 
 DEFAULT_PORT = 7080
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 LOCK_TRIES = 10
 LOCK_RETRY_S = 0.02
 
 _Value = TypeVar("_Value", bound=msgspec.Struct)
 
 
+class RootSet(msgspec.Struct, frozen=True):
+    """One version of the root keys, 64 hex digits each; those that nothing needs are empty."""
+
+    version: int
+    write: str
+    maintain: str
+    read: str
+    sign: str
+    made_at_s: float = 0.0
+
+    @classmethod
+    def fresh(cls, version: int) -> RootSet:
+        """Return a new version, made now."""
+        write, maintain, read, sign = (secrets.token_hex(32) for _ in range(4))
+        return cls(version, write, maintain, read, sign, time.time())
+
+
 class Secrets(msgspec.Struct, frozen=True):
-    """Secrets of an installation; roots are 64 hex digits, passwords 48."""
+    """Secrets of an installation: passwords are 48 hex digits, `roots` in rising order.
+
+    `used` is the version of the roots that the platform uses, since `used_at_s`; the logins of the
+    version before it are good for `overlap_s` more (without: as is usual).
+    """
+
+    roots: list[RootSet]
+    postgres_password: str
+    valkey_password: str
+    used: int = 1
+    used_at_s: float = 0.0
+    overlap_s: float | None = None
+    version: int = FORMAT_VERSION
+
+
+class _FirstSecrets(msgspec.Struct, frozen=True):
+    """Version 1 of the file: one version of the roots."""
 
     write_root: str
     maintain_root: str
@@ -44,7 +77,14 @@ class Secrets(msgspec.Struct, frozen=True):
     sign_root: str
     postgres_password: str
     valkey_password: str
-    version: int = FORMAT_VERSION
+
+    def newer(self) -> Secrets:
+        roots = (self.write_root, self.maintain_root, self.read_root, self.sign_root)
+        return Secrets([RootSet(1, *roots)], self.postgres_password, self.valkey_password)
+
+
+class _Versioned(msgspec.Struct, frozen=True):
+    version: int = 1
 
 
 class Ports(msgspec.Struct, frozen=True):
@@ -198,15 +238,12 @@ class Folder:
             )
         if not path.exists():
             fresh = Secrets(
-                write_root=secrets.token_hex(32),
-                maintain_root=secrets.token_hex(32),
-                read_root=secrets.token_hex(32),
-                sign_root=secrets.token_hex(32),
+                roots=[RootSet.fresh(1)],
                 postgres_password=secrets.token_hex(24),
                 valkey_password=secrets.token_hex(24),
             )
             write_json(path, fresh)
-        return read_json(path, Secrets)
+        return self.read_secrets()
 
     def read_secrets(self) -> Secrets:
         """Return the secrets of an installation that exists.
@@ -214,7 +251,18 @@ class Folder:
         Raises:
             SetupError: there is none here, or they cannot be read.
         """
-        return read_json(self.path / "secrets.json", Secrets)
+        path = self.path / "secrets.json"
+        if read_json(path, _Versioned).version == 1:
+            return read_json(path, _FirstSecrets).newer()
+        return read_json(path, Secrets)
+
+    def write_secrets(self, changed: Secrets) -> None:
+        """Replace the secrets of an installation that runs; for its operator alone.
+
+        Raises:
+            SetupError: they cannot be written.
+        """
+        write_json(self.path / "secrets.json", changed)
 
     def ports(self) -> Ports:
         """Return the ports of an installation that was started.

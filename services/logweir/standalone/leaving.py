@@ -41,6 +41,10 @@ class Leaver:
         self._waits_for: dict[Key, str] = {}
         self._patience: dict[TenantId, life.Patience] = {}
 
+    def use(self, conninfo: str) -> None:
+        """Delete as another login from now on."""
+        self._conninfo = conninfo
+
     def waits_for(self, key: Key) -> str:
         """Return what an object's deletion waits for."""
         return self._waits_for.get(key, "It is being deleted.")

@@ -14,6 +14,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
@@ -21,18 +22,18 @@ from redis import asyncio as redis
 
 from logweir.backends import failpoint, provision
 from logweir.backends.control import (
-    Control,
     IdentityClaimedError,
     Pipeline,
     StoredObject,
     Tenant,
     revocations,
 )
-from logweir.core import keys
+from logweir.backends.rotations import Rotations
+from logweir.core import keys, states
 from logweir.core.names import PipelineId, TenantId
 from logweir.standalone.bindings import Site
 from logweir.standalone.objects import Key, Live
-from logweir_operator import plan
+from logweir_operator import plan, rotation
 from logweir_operator.model import LogPipeline, LogTenant
 
 logger = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ class Wanted(msgspec.Struct, frozen=True):
 class Maker:
     """Makes tenants, and remembers what it has made of each."""
 
-    def __init__(self, control: Control, journal: redis.Redis, site: Site, conninfo: str) -> None:
+    def __init__(self, control: Rotations, journal: redis.Redis, site: Site, conninfo: str) -> None:
         self._control = control
         self._journal = journal
         self._site = site
@@ -83,6 +84,10 @@ class Maker:
     def work(self, key: Key) -> Work:
         """Return what is known of a LogTenant."""
         return self._works.get(key, Work())
+
+    def use(self, site: Site, conninfo: str) -> None:
+        """Make tenants with other roots, as another login, from now on."""
+        self._site, self._conninfo = site, conninfo
 
     def forget(self, key: Key) -> None:
         """A LogTenant is gone."""
@@ -127,7 +132,7 @@ class Maker:
     async def _provision(self, wanted: Wanted) -> dict[str, str]:
         """Make all of a tenant; return the texts of its keys."""
         stored, spec = wanted.live.stored, wanted.resource.spec
-        row = await self._claim(stored, spec.tenant_id)
+        row = await self._with_roots_of_now(await self._claim(stored, spec.tenant_id))
         state, days = "readonly" if spec.read_only else "active", spec.retention.days
         row = msgspec.structs.replace(row, state=state, retention_days=days, spec=stored.spec)
         pipelines = [
@@ -139,13 +144,23 @@ class Maker:
         # First of all: a key that is to be revoked must not wait for what may fail.
         texts = await self._make_keys(row, wanted.resource, pipelines)
         failpoint.reach("operator.before_schema")
-        roots, limits = self._site.roots, await self._limits(wanted.resource)
+        roots, limits = self._site.of(row.root_version), await self.limits(wanted.resource)
+        old_roots = self._site.old(row)
         await asyncio.to_thread(provision.provision_store, self._conninfo, row, roots, limits)
         failpoint.reach("operator.before_journal")
-        await provision.provision_journal(self._journal, row, pipelines, roots, limits)
+        await provision.provision_journal(self._journal, row, pipelines, roots, limits, old_roots)
         # Last of all: a row in one of these states says that its place was made once.
         await self._control.set_tenant(row.id, state, days, stored.spec)
         return texts
+
+    async def _with_roots_of_now(self, row: Tenant) -> Tenant:
+        """A tenant that is not made yet, or is made again, begins with the roots of now."""
+        version = self._site.version
+        if row.state in states.MADE or row.root_version == version:
+            return row
+        fresh = rotation.made_anew(row, version, datetime.now(UTC))
+        await self._control.write(row, fresh)
+        return fresh
 
     async def _claim(self, stored: StoredObject, wanted_id: str | None) -> Tenant:
         """Return the tenant of a LogTenant: its own, one that was kept for it, or a new one."""
@@ -175,13 +190,14 @@ class Maker:
             made = await self._control.ensure_api_key(
                 row, wanted.name, pipeline, scopes, wanted.generation, wanted.expires_at
             )
-            texts[wanted.name] = keys.text_of(made.key(), self._site.roots.sign)
+            sign_root = self._site.sign_root(row, made.revision)
+            texts[wanted.name] = keys.text_of(made.key(), sign_root)
         await self._control.revoke_api_keys(row.id, list(texts))
         revoked, ends = revocations(await self._control.api_keys_of(row.id))
         await provision.publish_revocations(self._journal, row.id, revoked, ends)
         return texts
 
-    async def _limits(self, resource: LogTenant) -> provision.Limits:
+    async def limits(self, resource: LogTenant) -> provision.Limits:
         """The tenant's limits; its buffer is at most a share of what the journal may hold, so that
         one tenant whose records are not stored gets 429 before all others get 503."""
         spec = resource.spec

@@ -13,6 +13,7 @@ import msgspec
 
 from logweir.backends.control import Control, ObjectLeavingError, StoredObject
 from logweir.core import errors
+from logweir.core.names import TenantId
 from logweir_operator import manifest, model
 from logweir_operator.model import Resource
 
@@ -240,6 +241,21 @@ async def until_gone(
                 said[key_of(one)] = waits_for
                 say(f"{one.kind.lower()}/{one.name}: {waits_for}")
         await asyncio.sleep(poll_s)
+
+
+async def tenant_id(control: Control, tenant: str) -> TenantId:
+    """Return the id of a LogTenant, given as NAME or NAMESPACE/NAME.
+
+    Raises:
+        NotFoundError: there is none, or it is not made yet.
+        UnavailableError: the control schema does not answer.
+    """
+    namespace, _, name = tenant.rpartition("/")
+    wanted = (namespace or "default", name)
+    for row in await control.tenants():
+        if (row.namespace, row.name) == wanted and row.state != "provisioning":
+            return row.id
+    raise not_found("LogTenant", tenant)
 
 
 def waits_for_of(one: StoredObject) -> str:

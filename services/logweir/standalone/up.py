@@ -279,7 +279,7 @@ def _operator(
             login = Login(OPERATOR, secrets.valkey_password)
 
             def make() -> cluster.Cluster:
-                return cluster.Cluster(place, site_of(secrets, ports), login, url)
+                return cluster.Cluster(place, site_of(place.read_secrets(), ports), login, url)
 
             cluster.main(make, postgres.url(), settings)
 
@@ -294,19 +294,11 @@ def _operator(
 
 def site_of(secrets: Secrets, ports: Ports) -> Site:
     """Return where the servers of an `up` are, and its roots."""
-    from logweir.backends.provision import DATABASE, Roots
-    from logweir.standalone.bindings import Site
+    from logweir.backends.provision import DATABASE
+    from logweir.standalone import roots
 
-    return Site(
-        store=PostgresServer(servers.LOOPBACK, ports.postgres, DATABASE, tls="disable"),
-        journal=JournalServer(servers.LOOPBACK, ports.valkey),
-        roots=Roots(
-            write=bytes.fromhex(secrets.write_root),
-            maintain=bytes.fromhex(secrets.maintain_root),
-            read=bytes.fromhex(secrets.read_root),
-            sign=bytes.fromhex(secrets.sign_root),
-        ),
-    )
+    store = PostgresServer(servers.LOOPBACK, ports.postgres, DATABASE, tls="disable")
+    return roots.site_of(store, JournalServer(servers.LOOPBACK, ports.valkey), secrets)
 
 
 def detach(place: Folder, port: int | None) -> Shown:

@@ -7,7 +7,7 @@ holds keys without one, lets the old generation live on beside the new one.
 from alembic import op
 
 revision = "0004"
-down_revision = "0002"
+down_revision = "0003"
 
 _STATEMENTS = """
 alter table api_keys
