@@ -50,4 +50,8 @@ async def test_the_role_runs_by_its_command_until_it_is_told_to_stop(binding, tm
 
 
 def _secrets(binding) -> list[str]:
-    return [binding.sign_root, binding.control_login.password, binding.journal_login.password]
+    return [
+        *binding.sign_roots.values(),
+        binding.control_login.password,
+        binding.journal_login.password,
+    ]

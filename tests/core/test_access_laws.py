@@ -199,7 +199,7 @@ def test_what_is_granted_is_of_the_key_s_tenant_and_no_more(
 ):
     headers = {b"x-api-key": text_of(key, root).encode(), b"x-scope-orgid": organisation}
     try:
-        found = access.grant(directory, ROOT, headers, NOW_S, scopes=scopes)
+        found = access.grant(directory, {1: ROOT}, headers, NOW_S, scopes=scopes)
     except (*REFUSALS, errors.UnavailableError):
         event("refused")
         return
@@ -229,7 +229,7 @@ def test_who_administers_may_do_so_with_all_of_its_tenant_and_no_other(
 ):
     headers = {b"x-api-key": text_of(key, ROOT).encode(), b"x-scope-orgid": organisation}
     try:
-        found = access.administer(directory, ROOT, headers, NOW_S)
+        found = access.administer(directory, {1: ROOT}, headers, NOW_S)
     except (*REFUSALS, errors.UnavailableError):
         return
 

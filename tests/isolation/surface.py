@@ -53,8 +53,8 @@ def _query_binding(tenant: world.Tenant, *_: world.Tenant) -> QueryBinding:
         store=tenant.store_server,
         journal=tenant.journal_server,
         control_login=_login(tenant, provision.QUERY),
-        read_root=tenant.roots.read.hex(),
-        sign_root=tenant.roots.sign.hex(),
+        read_roots={"1": tenant.roots.read.hex()},
+        sign_roots={"1": tenant.roots.sign.hex()},
     )
 
 
@@ -64,7 +64,7 @@ def _auth_binding(tenant: world.Tenant, *_: world.Tenant) -> AuthBinding:
         journal=tenant.journal_server,
         control_login=_login(tenant, provision.AUTH),
         journal_login=_login(tenant, provision.JOURNAL_AUTH),
-        sign_root=tenant.roots.sign.hex(),
+        sign_roots={"1": tenant.roots.sign.hex()},
     )
 
 

@@ -259,7 +259,9 @@ async def test_query_computes_the_same_for_a_tenant_that_is_there_and_one_that_i
     def work(tenant: TenantId) -> Counter[str]:
         headers = {b"authorization": _forged(place, tenant, scopes)[1].encode()}
         root = place.a.roots.sign
-        return calls_of(lambda: access.grant(directory, root, headers, time.time(), scopes=scopes))
+        return calls_of(
+            lambda: access.grant(directory, {1: root}, headers, time.time(), scopes=scopes)
+        )
 
     assert work(place.b.id) == work(place.nobody)
     assert work(place.b.id).total() >= 3
