@@ -65,6 +65,7 @@ async def place(make_tenant, postgres) -> Any:
         a.row,
         **{f"{what}_slot": "b" for what in ("writer", "reader", "keeper")},
         **{f"{what}_revision": 2 for what in ("writer", "reader", "keeper")},
+        rotation="overlapping",  # while it does, the logins of both slots are good
     )
     provision.provision_store(
         world.operator_conninfo(postgres, a.roots), rotated, a.roots, a.limits
