@@ -151,6 +151,7 @@ def test_a_newcomer_gets_from_the_readme_to_a_found_line(shell):
 def test_the_how_to_of_tenants_works_step_by_step(shell):
     shell.run("logweir up --detach")
     applied, listed, _, sent, found, *rest = commands("docs/howto/tenants.md")
+    second, rest = rest[:4], rest[4:]
     deleted, (adopted, found_again) = rest[:-2], rest[-2:]
     said = shell.run(applied)
     shell.run(listed)
@@ -162,6 +163,11 @@ def test_the_how_to_of_tenants_works_step_by_step(shell):
     _until_it_works(shell, sent)
     _until_it_works(shell, found)
     lines = shell.find(found)
+    shell.run(second[0])
+    _until_it_works(shell, second[1])
+    _until_it_works(shell, second[2])
+    assert "ledger" in shell.find(second[2])
+    shell.run(second[3])
     for one in deleted:
         shell.run(one) if "logpipeline" in one else _until_it_works(shell, one)
     shell.run(adopted)
