@@ -58,6 +58,8 @@ def decide(
     roots: tuple[int, float | None],
     spread_s: float,
     now: datetime,
+    *,
+    are_roots_asked: bool = False,
 ) -> Step | None:
     """Return what is to be done for a tenant now; None: nothing.
 
@@ -70,6 +72,7 @@ def decide(
         roots: the version that all should have, and the overlap that was asked for with it.
         spread_s: after which every process has what the binding files and rows said.
         now: the time.
+        are_roots_asked: whether somebody wants new roots, which are made when nothing overlaps.
     """
     age_s = (now - row.rotated_at).total_seconds()
     is_wanted = asked is not None or roots[0] > row.root_version
@@ -77,7 +80,7 @@ def decide(
         return Sign() if age_s >= spread_s else None
     if row.rotation == "overlapping":
         is_over = row.overlap_until is None or now >= row.overlap_until
-        return End() if is_over or is_wanted else None
+        return End() if is_over or is_wanted or are_roots_asked else None
     if is_wanted:
         wanted = asked.overlap_s if asked is not None else roots[1]
         return Begin(max(spread_s, wanted if wanted is not None else spec.overlap_seconds))
@@ -161,22 +164,32 @@ class Uses(msgspec.Struct, frozen=True):
 
     logins: Collection[int]
     keys: Collection[int]
+    moving: Collection[int] = ()
+    """Of `logins`, those of tenants that rotate: the others keep theirs, however long it takes."""
 
 
-def uses(rows: Sequence[Tenant], live: Mapping[str, Collection[int]]) -> Uses:
+def uses(
+    rows: Sequence[Tenant], live: Mapping[str, Collection[int]], moving: Collection[str]
+) -> Uses:
     """Return what tenants need, with the signing revisions of keys in force by tenant.
 
     One whose logins are closed needs nothing: when it is made again, it gets the roots of then.
+    `moving` are the tenants that rotate: made, not suspended, and with a resource.
     """
     rows = [one for one in rows if one.state in states.COLLECTED]
-    logins = {one.root_version for one in rows}
-    logins |= {one.old_root_version for one in rows if one.rotation != "steady"}
+    logins = _login_versions(rows)
     signing = {
         keys.root_version(one.signed_since, revision)
         for one in rows
         for revision in {one.ingest_revision, one.access_revision, *live.get(one.id, ())}
     }
-    return Uses(logins, signing)
+    return Uses(logins, signing, _login_versions([one for one in rows if one.id in moving]))
+
+
+def _login_versions(rows: Sequence[Tenant]) -> set[int]:
+    """The root versions that logins of these tenants have, and had before a rotation that is on."""
+    before = {one.old_root_version for one in rows if one.rotation != "steady"}
+    return before | {one.root_version for one in rows}
 
 
 class Make(msgspec.Struct, frozen=True):
@@ -205,7 +218,7 @@ def next_of_roots(
     newest = held.versions[-1]
     if newest != held.used:
         return Use() if now_s - held.made_at_s >= spread_s else None
-    if is_asked and set(needed.logins) <= {newest}:
+    if is_asked and set(needed.moving) <= {newest}:
         return Make()
     if len(held.versions) == 1 or now_s - held.used_at_s < max(held.overlap_s, spread_s):
         return None

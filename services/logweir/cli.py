@@ -328,14 +328,16 @@ def rotate(
             " spec.credentials.rotation says (a day).",
         ),
     ] = None,
+    wait: Annotated[bool, typer.Option(help="Return when new keys are signed anew.")] = True,
     data: Data = None,
 ) -> None:
     """Change the credentials of a tenant: logins, Redis users, what signs keys.
 
     New ones come into use within seconds and the old ones stay good for the overlap, so nothing
     that is running fails. API keys stay as they are: they are good until they end or are rolled
-    (spec.apiKeys, generation + 1). After a leak of a server's files use a short overlap, such as
-    --overlap-seconds 60. 'logweir get logtenants -o yaml' shows how far it is.
+    (spec.apiKeys, generation + 1), which helps after a leak only when this command has returned.
+    After a leak of a server's files use a short overlap, such as --overlap-seconds 60. 'logweir get
+    logtenants -o yaml' shows how far it is.
     """
     if bool(tenant) == roots:
         _usage("Give a LogTenant, or --roots for all of them and the root keys.")
@@ -346,8 +348,13 @@ def rotate(
         from logweir.standalone import objects
 
         subject = ROOTS if roots else await objects.tenant_id(control, tenant)
+        name = "the root keys" if roots else f'"{tenant}"'
+        before = await objects.rotating(control, None if roots else subject)
         await control.ask(subject, overlap_seconds)
-        print("the rotation of the root keys" if roots else f'the rotation of "{tenant}"', "begins")
+        print(f"the rotation of {name} begins", flush=True)
+        if wait:
+            await objects.until_signed_anew(control, subject, before)
+            print(f"new keys of {name} are signed anew")
 
     _with_control(data, work)
 

@@ -28,10 +28,11 @@ STATEMENT_TIMEOUT_S: Final = 10.0
 _END: Final = (
     "update logweir.tenants set writer_revision = writer_revision + 1,"
     " reader_revision = reader_revision + 1, keeper_revision = keeper_revision + 1,"
-    " redis_revision = redis_revision + 1, ingest_revision = ingest_revision + 1,"
-    " access_revision = access_revision + 1, rotation = 'steady', overlap_until = null"
+    " redis_revision = redis_revision + 1, ingest_revision = ingest_revision + 2,"
+    " access_revision = access_revision + 2, rotation = 'steady', overlap_until = null"
     " where id = %s"
 )
+"""What signs keys goes on by two: in a rotation ingest was told of the next one already."""
 
 
 Phase = Literal["steady", "spreading", "overlapping"]
@@ -352,11 +353,19 @@ class Control:
     async def set_tenant(
         self, tenant: TenantId, state: str, retention_days: int, spec: dict[str, Any]
     ) -> None:
-        """Write what the operator decided of a tenant that is not being deleted."""
+        """Write what the operator decided of a tenant that is not being deleted.
+
+        What its deleted pipelines have left is kept as long as the tenant keeps, but for those that
+        had a retention of their own.
+        """
         await self._rows(
-            "update logweir.tenants set state = %s, retention_days = %s, spec = %s where id = %s"
-            " and state in ('provisioning', 'active', 'readonly')",
-            [state, retention_days, Jsonb(spec), tenant],
+            "with written as (update logweir.tenants set state = %(state)s,"
+            " retention_days = %(days)s, spec = %(spec)s where id = %(tenant)s"
+            " and state in ('provisioning', 'active', 'readonly') returning id)"
+            " update logweir.pipelines p set retention_days = %(days)s from written"
+            " where p.tenant = written.id and p.state = 'deleted'"
+            " and p.spec->'retention'->>'days' is null and p.retention_days <> %(days)s",
+            {"state": state, "days": retention_days, "spec": Jsonb(spec), "tenant": tenant},
         )
 
     async def move_tenant(

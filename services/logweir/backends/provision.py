@@ -446,12 +446,11 @@ async def provision_journal(
     """Make a tenant's Redis users (`set_users`), its limits, and the streams of its pipelines."""
     prefix = names.journal_tenant(tenant.id)
     await set_users(operator, tenant, roots, old_roots)
-    state = "active" if tenant.state == "active" else tenant.state
     await _set(
         operator,
         prefix + "m",
         {
-            "state": state,
+            "state": tenant.state,
             "max_bytes": limits.buffer_bytes,
             "rps": limits.records_per_second or "",
             "bps": limits.bytes_per_second or "",

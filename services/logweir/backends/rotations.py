@@ -73,8 +73,15 @@ class Rotations(Control):
             [request.subject, request.asked_at],
         )
 
-    async def write(self, before: Tenant, after: Tenant, answered: Request | None = None) -> None:
-        """Write a tenant's next phase, and forget the request that it answers, as one.
+    async def write(
+        self,
+        before: Tenant,
+        after: Tenant,
+        answered: Request | None = None,
+        *,
+        forget_keys: bool = False,
+    ) -> None:
+        """Write a tenant's next phase, and forget the request that it answers, or keys, as one.
 
         Raises:
             UnavailableError: the row is not as it was.
@@ -92,6 +99,10 @@ class Rotations(Control):
             )
             if cursor.rowcount != 1:
                 raise errors.UnavailableError(f"Tenant {before.id!r} was rotated by another.")
+            if forget_keys:
+                await connection.execute(
+                    b"delete from logweir.api_keys where tenant = %s", [before.id]
+                )
             if answered is not None:
                 await connection.execute(
                     b"delete from logweir.rotation_requests where subject = %s and asked_at = %s",

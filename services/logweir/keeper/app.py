@@ -25,7 +25,7 @@ import msgspec
 from logweir.backends import control, store
 from logweir.backends.keeper_store import Activity
 from logweir.backends.retention_store import RetentionStore
-from logweir.core import errors, keys, names
+from logweir.core import errors, keys, names, states
 from logweir.core.binding import KeeperBinding, Login, roots
 from logweir.core.names import PipelineId, TenantId
 from logweir.keeper import duties, retaining
@@ -48,7 +48,7 @@ AT_ONCE: Final = 4
 MERGES_AT_ONCE: Final = 1
 """Each takes a core, and the memory of `merges.MAX_RAW_BYTES`; more cores need more keepers."""
 
-SERVED_STATES: Final = ("active", "readonly")
+SERVED_STATES: Final = states.MADE
 """A tenant that is provisioned may have no schema yet, one that is deleted has none soon."""
 
 

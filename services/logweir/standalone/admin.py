@@ -49,4 +49,4 @@ async def address(place: Folder, tenant: str) -> tuple[str, str]:
         expires_at_s=int(time.time()) + KEY_LIFE_S,
         revision=rows[0].access_revision,
     )
-    return found.url, keys.text_of(key, site.roots.sign)
+    return found.url, keys.text_of(key, site.sign_root(rows[0], key.revision))

@@ -35,7 +35,7 @@ from logweir.standalone.making import Maker, Wanted, rows_by_object
 from logweir.standalone.manifests import Manifests
 from logweir.standalone.measuring import Measures
 from logweir.standalone.objects import Live
-from logweir.standalone.rotating import Rotator
+from logweir.standalone.rotating import Rotator, rotates
 from logweir_operator import plan
 from logweir_operator.model import LogPipeline, LogTenant
 from logweir_operator.plan import SeenPipeline, SeenTenant, Verdict
@@ -117,13 +117,14 @@ class Cluster:
         found = [one for one in found if one not in gone]
         live, wrong = objects.read(one for one in found if one.deleted_at is None)
         await self._maker.make(_wanted(live, rows))
-        live_revisions = await self._rotate(live)
+        await self._rotate(live)
         rows = rows_by_object(await self._control.tenants())
         await self._measures.follow(one for one in rows.values() if _is_made(one))
         pipelines = await self._control.pipelines()
         planned = plan.plan(self._gather(live, rows, pipelines))
         served = _served(planned, rows, pipelines, self._collected())
-        self._write_bindings(served, live_revisions)
+        # Read after all steps: a key made before a Sign must not be missing in what comes after.
+        self._write_bindings(served, await self._control.live_revisions())
         self._write_keys(found, live, rows, served)
         verdicts = {
             **planned.verdicts,
@@ -137,16 +138,16 @@ class Cluster:
         for one in found:
             await self._set_status(one, verdicts.get(objects.key_of(one)), rows, served)
 
-    async def _rotate(self, live: Sequence[Live]) -> Sequence[LiveRevision]:
-        """Take the next step of each rotation; return the signing revisions of keys in force."""
+    @property
+    def is_between_roots(self) -> bool:
+        """Whether a change of the roots was cut off, and `bootstrap` must put it right."""
+        return self._root_keys.is_between
+
+    async def _rotate(self, live: Sequence[Live]) -> None:
+        """Take the next step of each rotation."""
         requests = await self._control.requests()
         revisions = await self._control.live_revisions()
         rows = await self._control.tenants()
-        site = await self._root_keys.turn(
-            self._site, rows, revisions, requests.get(rotations.ROOTS)
-        )
-        if site is not self._site:
-            self._use(site)
         by_object = rows_by_object(rows)
         tenants = [
             (one.resource, row)
@@ -154,8 +155,13 @@ class Cluster:
             if isinstance(one.resource, LogTenant)
             and (row := by_object.get((one.stored.namespace, one.stored.name)))
         ]
+        moving = [row.id for resource, row in tenants if rotates(resource, row)]
+        site = await self._root_keys.turn(
+            self._site, rows, revisions, moving, requests.get(rotations.ROOTS)
+        )
+        if site is not self._site:
+            self._use(site)
         await self._rotator.turn(tenants, site, requests, self._root_keys.overlap_s)
-        return revisions
 
     def _use(self, site: Site) -> None:
         """Have other roots, and the operator's password of them, from now on."""
@@ -367,6 +373,7 @@ async def _reconcile(cluster: Cluster, superuser: str, running: life.Life) -> No
                 logger.exception("pass failed")
             problem = repr(error)
             running.report(part, problem)
+        is_bootstrapped = is_bootstrapped and not cluster.is_between_roots
         await running.pause(PASS_S)
 
 

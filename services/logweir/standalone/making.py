@@ -159,7 +159,7 @@ class Maker:
         if row.state in states.MADE or row.root_version == version:
             return row
         fresh = rotation.made_anew(row, version, datetime.now(UTC))
-        await self._control.write(row, fresh)
+        await self._control.write(row, fresh, forget_keys=True)  # nobody has had their texts
         return fresh
 
     async def _claim(self, stored: StoredObject, wanted_id: str | None) -> Tenant:
@@ -181,21 +181,25 @@ class Maker:
     ) -> dict[str, str]:
         """Make the keys that the tenant's resource names, revoke its others; return their texts."""
         by_name = {one.name: one.id for one in pipelines}
-        texts = {}
+        made = []
         for wanted in resource.spec.api_keys:
             if not wanted.enabled or (wanted.pipeline and wanted.pipeline not in by_name):
                 continue
             pipeline = by_name[wanted.pipeline] if wanted.pipeline else PipelineId(0)
             scopes = sum(keys.SCOPE_NAMES[scope] for scope in set(wanted.scopes))
-            made = await self._control.ensure_api_key(
-                row, wanted.name, pipeline, scopes, wanted.generation, wanted.expires_at
+            made.append(
+                await self._control.ensure_api_key(
+                    row, wanted.name, pipeline, scopes, wanted.generation, wanted.expires_at
+                )
             )
-            sign_root = self._site.sign_root(row, made.revision)
-            texts[wanted.name] = keys.text_of(made.key(), sign_root)
-        await self._control.revoke_api_keys(row.id, list(texts))
+        await self._control.revoke_api_keys(row.id, [one.name for one in made])
         revoked, ends = revocations(await self._control.api_keys_of(row.id))
         await provision.publish_revocations(self._journal, row.id, revoked, ends)
-        return texts
+        return {
+            one.name: keys.text_of(one.key(), self._site.sign_root(row, one.revision))
+            for one in made
+            if self._site.has_sign_root(row, one.revision)  # of one that expired, it may be gone
+        }
 
     async def limits(self, resource: LogTenant) -> provision.Limits:
         """The tenant's limits; its buffer is at most a share of what the journal may hold, so that

@@ -12,7 +12,8 @@ from typing import Any, Final
 import msgspec
 
 from logweir.backends.control import Control, ObjectLeavingError, StoredObject
-from logweir.core import errors
+from logweir.backends.rotations import Rotations
+from logweir.core import errors, states
 from logweir.core.names import TenantId
 from logweir_operator import manifest, model
 from logweir_operator.model import Resource
@@ -216,6 +217,41 @@ def _check_may_go(tenant: StoredObject, found: Iterable[StoredObject]) -> None:
             f'LogTenant "{tenant.name}" still has pipelines: {", ".join(pipelines)}.',
             hint="Delete them first: logweir delete logpipeline NAME.",
         )
+
+
+async def rotating(control: Control, only: TenantId | None = None) -> dict[TenantId, int]:
+    """Return the tenants that rotate when they are asked to, with their signing revisions.
+
+    Raises:
+        UnavailableError: the control schema does not answer.
+    """
+    suspended = {
+        (one.namespace, one.name) for one in await control.objects() if one.spec.get("suspend")
+    }
+    return {
+        row.id: row.ingest_revision
+        for row in await control.tenants()
+        if row.state in states.MADE
+        and (row.namespace, row.name) not in suspended
+        and only in (None, row.id)
+    }
+
+
+async def until_signed_anew(
+    control: Rotations, subject: str, before: Mapping[TenantId, int], poll_s: float = 0.5
+) -> None:
+    """Wait until a rotation is begun, and new keys of all these tenants are signed with a newer
+    revision than `before`.
+
+    Raises:
+        UnavailableError: the control schema does not answer.
+    """
+    while True:
+        now = await rotating(control)
+        is_signed = all(now[one] > revision for one, revision in before.items() if one in now)
+        if is_signed and subject not in await control.requests():
+            return
+        await asyncio.sleep(poll_s)
 
 
 async def until_gone(

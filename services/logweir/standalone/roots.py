@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from msgspec.structs import replace
 from redis import asyncio as redis
@@ -20,6 +20,7 @@ from logweir.backends import provision, store
 from logweir.backends.control import Tenant
 from logweir.backends.rotations import LiveRevision, Request, Rotations
 from logweir.core.binding import JournalServer, PostgresServer
+from logweir.core.names import TenantId
 from logweir.standalone.bindings import Site
 from logweir.standalone.folder import Folder, RootSet, Secrets
 from logweir_operator import rotation
@@ -56,6 +57,10 @@ class RootKeys:
         self._journal = journal
         self._spread_s = spread_s
         self._closed_before = 0
+        self.is_between = False
+        """Whether the platform's logins may have passwords that `site` does not know: only a new
+        start of the servers' part puts that right."""
+
         self.overlap_s: float | None = None
         """What was asked for with the roots of now; None: as each tenant says."""
 
@@ -64,6 +69,7 @@ class RootKeys:
         site: Site,
         rows: Sequence[Tenant],
         live: Sequence[LiveRevision],
+        moving: Collection[TenantId],
         request: Request | None,
     ) -> Site:
         """Take the next step, if there is any; return the site with the roots of now.
@@ -72,6 +78,7 @@ class RootKeys:
             site: as it is.
             rows: all tenants that are not deleted.
             live: signing revisions of keys in force.
+            moving: tenants that rotate.
             request: of somebody who wants new roots.
 
         Raises:
@@ -88,7 +95,7 @@ class RootKeys:
             request = None
         step = rotation.next_of_roots(
             _seen(secrets),
-            _uses(rows, live),
+            _uses(rows, live, moving),
             is_asked=request is not None,
             spread_s=self._spread_s,
             now_s=time.time(),
@@ -97,6 +104,7 @@ class RootKeys:
         if changed is None:
             return site
         self._folder.write_secrets(changed)
+        self.is_between = False
         logger.info("roots changed", extra={"step": type(step).__name__, "used": changed.used})
         if request is not None:
             await self._control.answer(request)
@@ -117,6 +125,7 @@ class RootKeys:
             return replace(secrets, roots=[*secrets.roots, made], overlap_s=overlap_s)
         if isinstance(step, rotation.Use):
             operator = conninfo(site)
+            self.is_between = True
             await asyncio.to_thread(provision.use_roots, operator, _roots(newest), newest.version)
             await provision.bootstrap_auth_user(self._journal, _roots(newest), site.roots)
             return replace(secrets, used=newest.version, used_at_s=time.time())
@@ -148,8 +157,10 @@ def _seen(secrets: Secrets) -> rotation.Roots:
     )
 
 
-def _uses(rows: Sequence[Tenant], live: Sequence[LiveRevision]) -> rotation.Uses:
+def _uses(
+    rows: Sequence[Tenant], live: Sequence[LiveRevision], moving: Collection[TenantId]
+) -> rotation.Uses:
     by_tenant: dict[str, set[int]] = {}
     for one in live:
         by_tenant.setdefault(one.tenant, set()).add(one.revision)
-    return rotation.uses(rows, by_tenant)
+    return rotation.uses(rows, by_tenant, moving)

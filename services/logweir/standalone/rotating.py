@@ -20,7 +20,7 @@ from redis import asyncio as redis
 
 from logweir.backends import logins, provision
 from logweir.backends.control import Tenant
-from logweir.backends.rotations import Request, Rotations
+from logweir.backends.rotations import ROOTS, Request, Rotations
 from logweir.core import states
 from logweir.core.names import TenantId
 from logweir.standalone import roots
@@ -64,10 +64,10 @@ class Rotator:
             overlap_s: that was asked for with the roots of now.
         """
         for resource, row in tenants:
-            if row.state not in states.MADE or resource.spec.suspend:
+            if not rotates(resource, row):
                 continue
             try:
-                await self._rotate(resource, row, site, requests.get(row.id), overlap_s)
+                await self._rotate(resource, row, site, requests, overlap_s)
                 self._problems.pop(row.id, None)
             except Exception as error:
                 problem = str(error) or type(error).__name__
@@ -80,10 +80,10 @@ class Rotator:
         resource: LogTenant,
         row: Tenant,
         site: Site,
-        request: Request | None,
+        requests: Mapping[str, Request],
         overlap_s: float | None,
     ) -> None:
-        now = datetime.now(UTC)
+        now, request = datetime.now(UTC), requests.get(row.id)
         step = rotation.decide(
             row,
             resource.spec.credentials.rotation,
@@ -91,6 +91,7 @@ class Rotator:
             (site.version, overlap_s),
             self._spread_s,
             now,
+            are_roots_asked=ROOTS in requests,
         )
         if isinstance(step, rotation.Begin):
             after = rotation.begun(row, step.overlap_s, site.version, now)
@@ -118,6 +119,11 @@ class Rotator:
         await provision.set_users(self._journal, after, site.of(after.root_version))
         await logins.end_old_connections(self._journal, after.id, after.rotated_at.timestamp())
         await asyncio.to_thread(provision.close_idle_logins, operator, after)
+
+
+def rotates(resource: LogTenant, row: Tenant) -> bool:
+    """Whether a tenant's credentials may change now."""
+    return row.state in states.MADE and not resource.spec.suspend
 
 
 def status_of(spec: Mapping[str, Any], row: Tenant, problem: str) -> dict[str, Any]:
