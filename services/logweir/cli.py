@@ -23,7 +23,7 @@ import typer
 
 from logweir import cli_keys
 from logweir.core import errors
-from logweir.options import Data, Key, Port, TenantName, Url
+from logweir.options import Data, Key, Port, TenantName, Url, target
 from logweir.options import folder as _folder
 from logweir.options import print_json as _print_json
 from logweir.options import usage as _usage
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from logweir.backends.rotations import Rotations
     from logweir.client.api import Target
     from logweir.client.output import Form
+    from logweir.standalone.folder import Folder
     from logweir.standalone.objects import Key as ObjectKey
 
 app = typer.Typer(
@@ -437,22 +438,13 @@ def _target(
     url: str, key: str, data: Path | None, tenant: str, pipeline: str, prefix: str
 ) -> Target:
     """Where to send or read: what was given, or the running `up`."""
-    from logweir.client.api import Target
-    from logweir.standalone import entrance, listing
 
-    if url and key:
-        return Target(url, key)
-    if url or key:
-        _usage("--url and --key go together (or LOGWEIR_URL and LOGWEIR_KEY).")
-    place = _folder(data)
-    if place.holder() is None:
-        raise errors.SetupError(
-            f"Nothing runs in {place.path}, and no URL and key are given.",
-            hint="Start one with 'logweir up', or set LOGWEIR_URL and LOGWEIR_KEY.",
-        )
-    tls = entrance.read(place).tls
-    shown = tls.certificate if tls else ""
-    return Target(*listing.address(place, tenant, pipeline, prefix), certificate=shown)
+    def find(place: Folder) -> tuple[str, str]:
+        from logweir.standalone import listing
+
+        return listing.address(place, tenant, pipeline, prefix)
+
+    return target(url, key, data, find)
 
 
 @app.command(rich_help_panel=_CLIENT)

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from logweir.core import errors
-from logweir.options import AsJson, Data, Key, TenantName, Url, folder, print_json, usage
+from logweir.options import AsJson, Data, Key, TenantName, Url, print_json, target
 
 if TYPE_CHECKING:
     from logweir.client.api import Target
     from logweir.client.keys import ApiKey
+    from logweir.standalone.folder import Folder
 
 app = typer.Typer(
     help="API keys of a tenant: create, list, roll, revoke, check.", no_args_is_help=True
@@ -134,18 +134,9 @@ def _target(url: str, key: str, data: Path | None, tenant: str) -> Target:
     """Where the API is: what was given, or the running `up`, for who may read its folder."""
     import asyncio
 
-    from logweir.client.api import Target
+    def find(place: Folder) -> tuple[str, str]:
+        from logweir.standalone import admin
 
-    if url and key:
-        return Target(url, key)
-    if url or key:
-        usage("--url and --key go together (or LOGWEIR_URL and LOGWEIR_KEY).")
-    place = folder(data)
-    if place.holder() is None:
-        raise errors.SetupError(
-            f"Nothing runs in {place.path}, and no URL and key are given.",
-            hint="Start one with 'logweir up', or set LOGWEIR_URL and LOGWEIR_KEY.",
-        )
-    from logweir.standalone import admin
+        return asyncio.run(admin.address(place, tenant))
 
-    return Target(*asyncio.run(admin.address(place, tenant)))
+    return target(url, key, data, find)

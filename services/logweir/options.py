@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from logweir.client.api import Target
     from logweir.standalone.folder import Folder
 
 Data = Annotated[
@@ -40,6 +43,32 @@ def folder(data: Path | None) -> Folder:
     from logweir.standalone import folder as folders
 
     return folders.Folder(data or folders.default_path())
+
+
+def target(
+    url: str, key: str, data: Path | None, find: Callable[[Folder], tuple[str, str]]
+) -> Target:
+    """Return where an API is: what was given, or what `find` says of the running `up`.
+
+    Raises:
+        SetupError: nothing was given, and nothing runs.
+    """
+    from logweir.client.api import Target
+    from logweir.core import errors
+    from logweir.standalone import entrance
+
+    if url and key:
+        return Target(url, key)
+    if url or key:
+        usage("--url and --key go together (or LOGWEIR_URL and LOGWEIR_KEY).")
+    place = folder(data)
+    if place.holder() is None:
+        raise errors.SetupError(
+            f"Nothing runs in {place.path}, and no URL and key are given.",
+            hint="Start one with 'logweir up', or set LOGWEIR_URL and LOGWEIR_KEY.",
+        )
+    tls = entrance.read(place).tls
+    return Target(*find(place), certificate=tls.certificate if tls else "")
 
 
 def print_json(value: Any) -> None:  # noqa: ANN401 - whatever msgspec takes

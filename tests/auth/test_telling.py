@@ -233,7 +233,8 @@ async def test_a_journal_that_hangs_holds_up_no_revocation_in_the_control_schema
         os.kill(server.process.pid, signal.SIGCONT)
         await until_told(tenant, f"r:{new['id']}")
 
-    assert (answer.status_code, row.is_revoked, ready.status_code) == (204, True, 200)
+    assert (answer.status_code, row.is_revoked, ready.status_code) == (503, True, 200)
+    assert "revoked, but ingest could not be told" in answer.json()["error"]["message"]
     assert "logweir_auth_untold_tenants 1.0" in metrics
 
 

@@ -73,7 +73,7 @@ async def test_processes_together_make_no_more_keys_than_may_be(doors, tenant, m
         made = await states(doors[0], tenant)
         for number in range(DOORS):
             await asyncio.gather(
-                *(one.revoke(tenant.id, f"k{number}") for one in doors), return_exceptions=True
+                *(one.revoke(tenant.id, f"k{number}", 0) for one in doors), return_exceptions=True
             )
 
         assert sum(is_open for _, _, is_open in made) == 3
@@ -108,7 +108,7 @@ async def test_an_operator_that_takes_a_name_while_it_is_made_never_takes_the_ke
 async def test_a_revocation_while_keys_are_rolled_leaves_one_in_force_or_none(doors, tenant):
     await doors[0].create(tenant.id, new())
     rolls = [one.roll(tenant.id, "web", 0, 60, None) for one in doors[1:]]
-    await asyncio.gather(doors[0].revoke(tenant.id, "web"), *rolls, return_exceptions=True)
+    await asyncio.gather(doors[0].revoke(tenant.id, "web", 0), *rolls, return_exceptions=True)
     rows = await doors[0].api_keys_of(tenant.id)
 
     # Who came after the revocation found no key to roll; who came before was revoked with it.

@@ -313,7 +313,7 @@ async def test_without_news_for_a_quarter_of_an_hour_keys_are_not_taken(tenant):
 
 
 def news_age_s() -> float:
-    return value_of("logweir_revocations_age_seconds")
+    return value_of("logweir_revocations_age_seconds", role="ingest")
 
 
 def value_of(name: str, **labels: str) -> float:

@@ -140,9 +140,9 @@ def test_whatever_is_asked_for_old_credentials_outlive_the_spread_and_all_comes_
 # ---- roots ----------------------------------------------------------------------------------
 
 
-def next_of_roots(versions, used, logins, of_keys=(), at_s=1e6, **options):
+def next_of_roots(versions, used, logins, of_keys=(), at_s=1e6, moving=None, **options):
     held = rotation.Roots(versions, used, made_at_s=0, used_at_s=0, overlap_s=60)
-    needed = rotation.Uses(set(logins), set(of_keys))
+    needed = rotation.Uses(set(logins), set(of_keys), set(logins if moving is None else moving))
     how = {"is_asked": False, "spread_s": SPREAD_S, "now_s": at_s} | options
     return rotation.next_of_roots(held, needed, **how)
 
@@ -161,6 +161,11 @@ def next_of_roots(versions, used, logins, of_keys=(), at_s=1e6, **options):
         pytest.param(
             next_of_roots([1, 2], 2, {1, 2}, at_s=1, is_asked=True), None, id="one at a time"
         ),
+        pytest.param(
+            next_of_roots([1, 2], 2, {1, 2}, moving={2}, is_asked=True),
+            Make(),
+            id="who does not rotate delays nothing",
+        ),
         pytest.param(next_of_roots([1, 2, 3], 3, {3}, {1}), Close((2,), (1,)), id="two are older"),
         pytest.param(
             next_of_roots([1, 2], 2, {2}, {1}, is_asked=True), Make(), id="old keys delay nothing"
@@ -174,10 +179,21 @@ def test_the_roots_next_step_is_decided_by_who_needs_them(found, step):
 def test_what_tenants_need_are_roots_of_their_logins_and_of_keys_in_force():
     moved = rotation.signed(rotation.begun(ROW, 60, 2, BORN))
 
-    assert rotation.uses([moved], {"acme": [1]}) == rotation.Uses({1, 2}, {1, 2})
-    assert rotation.uses([rotation.ended(moved)], {"acme": [1]}) == rotation.Uses({2}, {1, 2})
-    assert rotation.uses([rotation.ended(moved)], {}) == rotation.Uses({2}, {2})
-    assert rotation.uses([replace(ROW, state="draining")], {}) == rotation.Uses({1}, {1})
-    assert rotation.uses([replace(ROW, state="retained")], {"acme": [1]}) == rotation.Uses(
-        set(), set()
-    )
+    def uses(row, live, moving=("acme",)):
+        return rotation.uses([row], live, moving)
+
+    assert uses(moved, {"acme": [1]}) == rotation.Uses({1, 2}, {1, 2}, {1, 2})
+    assert uses(rotation.ended(moved), {"acme": [1]}) == rotation.Uses({2}, {1, 2}, {2})
+    assert uses(rotation.ended(moved), {}) == rotation.Uses({2}, {2}, {2})
+    assert uses(moved, {}, ()) == rotation.Uses({1, 2}, {2}, set())
+    assert uses(replace(ROW, state="draining"), {}, ()) == rotation.Uses({1}, {1}, set())
+    assert uses(replace(ROW, state="retained"), {"acme": [1]}) == rotation.Uses(set(), set(), set())
+
+
+def test_an_overlap_ends_when_somebody_wants_new_roots():
+    row = rotation.signed(rotation.begun(ROW, 86_400, 1, BORN))
+    now = BORN + timedelta(seconds=60)
+
+    assert rotation.decide(row, Rotation(), None, (1, None), SPREAD_S, now) is None
+    step = rotation.decide(row, Rotation(), None, (1, None), SPREAD_S, now, are_roots_asked=True)
+    assert step == End()

@@ -213,9 +213,10 @@ async def test_what_is_known_of_keys_stays_in_force_while_the_control_schema_can
 
 def age_in_metrics_s() -> float:
     return next(
-        one.samples[0].value
+        sample.value
         for one in text_string_to_metric_families(metrics.text().decode())
-        if one.name == "logweir_revocations_age_seconds"
+        for sample in one.samples
+        if sample.name == "logweir_revocations_age_seconds" and sample.labels["role"] == "query"
     )
 
 

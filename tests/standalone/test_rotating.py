@@ -19,7 +19,7 @@ from logweir.backends import control, journal, provision, redis_client, rotation
 from logweir.backends.rotations import Rotations
 from logweir.core import errors, keys, names
 from logweir.core.binding import KeeperBinding, Login, QueryBinding
-from logweir.standalone import accounts, servers
+from logweir.standalone import accounts, admin, servers
 from logweir.standalone.folder import RootSet, Secrets, read_json
 from logweir.standalone.postgres import Postgres
 from logweir.standalone.roots import site_of
@@ -523,3 +523,166 @@ async def test_a_request_that_was_answered_before_the_cut_is_not_answered_twice(
 
     assert not await own_place.control.requests()
     assert [version for version, _ in versions(own_place)] == [2]
+
+
+# ---- mishaps ---------------------------------------------------------------------------------
+
+
+async def with_new_roots(place: Place) -> None:
+    """Rotate the roots to the end, and forget the old ones."""
+    await place.control.ask(rotations.ROOTS, 0)
+    await place.passes(2)
+    await to_the_end(place)
+    await place.passes(3)
+
+
+async def gone(place: Place) -> None:
+    """Delete the tenant, and wait until its object is gone."""
+    for kind, name in (("LogPipeline", "web"), ("LogTenant", "acme")):
+        await place.delete(kind, name)
+        await place.passes(8)
+    assert await place.object("LogTenant", "acme") is None
+
+
+async def test_an_expired_key_whose_root_is_gone_holds_up_no_revocation(own_place):
+    apis = [{"name": "old", "scopes": ["ingest"], "expiresAt": "2020-01-01T00:00:00Z"}]
+    apis.append({"name": "leaked", "scopes": ["ingest"]})
+    await made(own_place, apiKeys=apis)
+    await with_new_roots(own_place)
+    apis[1]["generation"] = 2
+    await own_place.apply(tenant(apiKeys=apis))
+    await own_place.passes(4)
+    await restarted(own_place)
+    apis[1]["enabled"] = False
+    await own_place.apply(tenant(apiKeys=apis))
+    await own_place.passes(3)
+
+    assert versions(own_place) == [(2, True)]
+    assert await own_place.ready("LogTenant", "acme") == ("True", "Reconciled")
+    rows = await own_place.control.api_keys_of((await row_of(own_place)).id)
+    assert {one.is_revoked for one in rows if one.name == "leaked"} == {True}
+
+
+async def test_a_tenant_that_cannot_be_made_while_roots_rotate_is_made_later(
+    own_place, monkeypatch
+):
+    with monkeypatch.context() as broken:
+
+        def fail(*_: object) -> None:
+            raise errors.UnavailableError("The store is away.")
+
+        broken.setattr(provision, "provision_store", fail)
+        await own_place.apply(tenant(), pipeline())
+        await own_place.passes()
+        await own_place.control.ask(rotations.ROOTS, 0)
+        await own_place.passes(5)
+        assert versions(own_place) == [(2, True)]
+    await restarted(own_place)
+    await own_place.passes(3)
+
+    assert await own_place.ready("LogTenant", "acme") == ("True", "Reconciled")
+
+
+async def test_a_change_of_roots_that_is_cut_off_is_put_right_by_the_same_process(
+    own_place, monkeypatch
+):
+    await made(own_place)
+    await own_place.control.ask(rotations.ROOTS, 0)
+    await own_place.passes()
+    with monkeypatch.context() as broken:
+
+        async def fail(*_: object) -> None:
+            raise errors.UnavailableError("The journal is away.")
+
+        broken.setattr(provision, "bootstrap_auth_user", fail)
+        with pytest.raises(errors.UnavailableError):
+            await own_place.passes()
+    assert own_place.cluster.is_between_roots
+    await own_place.cluster.bootstrap(own_place.postgres.url())
+    await own_place.passes(5)
+
+    assert not own_place.cluster.is_between_roots
+    assert (await row_of(own_place)).root_version == 2
+
+
+@pytest.mark.parametrize("is_suspended", [False, True])
+async def test_new_roots_wait_neither_for_an_overlap_nor_for_who_does_not_rotate(
+    own_place, is_suspended
+):
+    await made(own_place)
+    if is_suspended:
+        await own_place.apply(tenant(suspend=True))
+    for overlap_s in (86_400, 0):
+        await own_place.control.ask(rotations.ROOTS, overlap_s)
+        await own_place.passes(8)
+
+    assert own_place.folder.read_secrets().used == 3
+    assert await own_place.control.requests() == {}
+
+
+async def test_who_adopts_a_tenant_with_a_longer_retention_keeps_its_old_records(up_place):
+    await made(up_place, retention={"days": 7})
+    await gone(up_place)
+    row = await made(up_place, retention={"days": 365})
+
+    found = [o for o in await up_place.control.pipelines(with_deleted=True) if o.tenant == row.id]
+    assert [(one.state, one.retention_days) for one in found] == [
+        ("deleted", 365),
+        ("active", 365),
+    ]
+
+
+async def test_no_secret_that_ingest_was_told_before_a_deletion_signs_keys_after_it(up_place):
+    before, _ = await begun(up_place, overlap_s=3600)
+    up_place.sql(
+        "update logweir.tenants set rotation = 'spreading', ingest_revision = 1,"
+        " access_revision = 1 where id = %s",
+        before.id,
+    )
+    roots = up_place.cluster._site.roots
+    told = {keys.ingest_secret(roots.sign, before.id, one).hex() for one in (1, 2)}
+    await gone(up_place)
+    after = await made(up_place)
+    [served] = [one for one in up_place.ingest_binding().tenants if one.tenant == after.id]
+
+    assert after.id == before.id
+    assert not told & set(served.secrets.values())
+
+
+async def test_a_key_that_is_made_just_before_new_ones_are_signed_anew_is_good_at_once(
+    up_place, monkeypatch
+):
+    before, _ = await begun(up_place, apiKeys=[{"name": "out", "scopes": ["query"]}])
+    sign = Rotations.write
+
+    async def write(self: Rotations, *rest: Any, **more: Any) -> None:
+        up_place.sql(
+            "insert into logweir.api_keys (id, tenant, name, scopes, revision, origin)"
+            " values (77, %s, 'young', %s, %s, 'api') on conflict do nothing",
+            *(before.id, keys.SCOPE_INGEST, before.ingest_revision),
+        )
+        await sign(self, *rest, **more)
+
+    monkeypatch.setattr(Rotations, "write", write)
+    await up_place.passes()
+    [served] = [one for one in up_place.ingest_binding().tenants if one.tenant == before.id]
+
+    assert (await row_of(up_place)).ingest_revision > before.ingest_revision
+    assert str(before.ingest_revision) in served.secrets
+
+
+async def test_the_folder_s_own_key_is_signed_with_the_root_of_its_revision(own_place, monkeypatch):
+    await made(own_place)
+    await own_place.apply(tenant(suspend=True))
+    await own_place.control.ask(rotations.ROOTS, 0)
+    await own_place.passes(4)
+    stored = own_place.site
+    monkeypatch.setattr(admin, "site_of", lambda s, _: site_of(stored.store, stored.journal, s))
+    monkeypatch.setattr(own_place.folder, "ports", lambda: None)
+
+    _, text = await admin.address(own_place.folder, "acme")
+    found, row = keys.decode(text), await row_of(own_place)
+
+    assert own_place.folder.read_secrets().used == 2
+    root = own_place.cluster._site.sign_root(row, found.key.revision)
+    assert keys.is_signed(found, keys.secret_of(found.key, root))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Final
 
@@ -27,7 +27,7 @@ from logweir.backends import api_keys, store
 from logweir.backends.control import ApiKeyRow
 from logweir.core import access, bounds, errors, keys
 from logweir.core.binding import AuthBinding, roots
-from logweir.core.names import PipelineId
+from logweir.core.names import PipelineId, TenantId
 from logweir.runtime import bindings, life, logs, metrics, web
 from logweir.runtime.api import error_response, new_app
 from logweir.runtime.settings import Settings
@@ -138,9 +138,13 @@ class Auth:
     async def revoke(self, asked: Asked) -> Response:
         """Answer `DELETE /api/v1/keys/<name>`: every process refuses it within 5 seconds."""
         tenant = asked.grant.tenant.id
-        await asked.keys.revoke(tenant, asked.name)
+        await asked.keys.revoke(tenant, asked.name, asked.grant.key_id)
         logger.info("key revoked", extra={"tenant": tenant, "key": asked.name})
-        await self._tell()
+        if tenant in await self._tell():
+            raise errors.UnavailableError(
+                "The key is revoked, but ingest could not be told yet.",
+                hint="It will be as soon as the journal answers; ask again to see whether it is.",
+            )
         return Response(status_code=204)
 
     async def listing(self, asked: Asked) -> Response:
@@ -172,12 +176,13 @@ class Auth:
         )
         return _json(forms.made(row, pipelines, asked.now_s, text), 201)
 
-    async def _tell(self) -> None:
-        """Tell journals at once; what fails is told by the teller's next turn."""
+    async def _tell(self) -> Collection[TenantId]:
+        """Tell journals at once; return the tenants whose journals the teller must tell later."""
         try:
-            await self.teller.tell()
+            return await self.teller.tell()
         except errors.LogweirError as error:
             logger.warning("revocations not told yet", extra={"why": str(error)})
+            return self.watch.directory.tenants.keys()
 
     async def close(self) -> None:
         """Close all connections."""

@@ -3,7 +3,8 @@
     control schema --every 2 s--> Teller --what is new--> the tenants' hashes `cfg` --2 s--> ingest
 
 The control schema is written first, so what a crash leaves untold is told within 2 seconds of the
-next start. Everything is told again now and then: a journal may have been restored.
+next start. Everything is told again now and then: a journal may have been restored, and ingest
+trusts no key when nobody has told it anything for long (`core.access`). The operator does so, too.
 """
 
 from __future__ import annotations
@@ -68,23 +69,23 @@ class Teller:
             await running.pause(POLL_S if self._keys is not None else 0.05)
 
     async def _try(self) -> str:
-        """Tell what is new; return what is wrong with the last that could not be told."""
+        """Tell what is new; return what is wrong with one that could not be told."""
         try:
-            return await self.tell()
+            return next(iter((await self.tell()).values()), "")
         except errors.LogweirError as error:
             return str(error)
         except Exception as error:
             logger.exception("revocations not told")
             return repr(error)
 
-    async def tell(self) -> str:
-        """Tell each tenant's journal what is new; return a problem of one of them.
+    async def tell(self) -> dict[TenantId, str]:
+        """Tell each tenant's journal what is new; return the problems of those that do not hear.
 
         Raises:
             UnavailableError: the control schema does not answer.
         """
         if self._keys is None:
-            return ""
+            return {}
         now_s = time.monotonic()
         if now_s >= self._again_s:
             self._told.clear()
@@ -93,9 +94,10 @@ class Teller:
             await self._prune()
             self._prune_s = now_s + PRUNE_S
         kept = await self._keys.kept()
-        problems = [one for one in await asyncio.gather(*map(self._tell_one, kept)) if one]
+        found = await asyncio.gather(*map(self._tell_one, kept))
+        problems = {one.tenant: why for one, why in zip(kept, found, strict=True) if why}
         metrics.AUTH_UNTOLD_TENANTS.set(len(problems))
-        return problems[-1] if problems else ""
+        return problems
 
     async def _tell_one(self, kept: api_keys.Kept) -> str:
         revoked, ends = control.revocations(kept.rows)

@@ -71,9 +71,11 @@ class ApiKeys(Control):
         """Make a key.
 
         Raises:
+            UnauthorizedError: the key that asks is not in force any more.
             ConflictError: the name is in use, or the tenant has too many keys.
         """
         async with self._changing_keys(tenant) as connection:
+            await _check_maker(connection, wanted.maker)
             await _check_room(connection, tenant)
             # The name of one that has expired is free; a resource keeps its names.
             await connection.execute(
@@ -107,10 +109,12 @@ class ApiKeys(Control):
             expires_at: of the new one; unset: it lives as long as the one before was to live.
 
         Raises:
+            UnauthorizedError: the key that asks is not in force any more.
             NotFoundError: there is no key of this name, or it was revoked.
             ConflictError: it is a resource's, or the tenant has too many keys.
         """
         async with self._changing_keys(tenant) as connection:
+            await _check_maker(connection, maker)
             before = await _newest(connection, tenant, name)
             await _check_room(connection, tenant)
             await connection.execute(
@@ -129,14 +133,21 @@ class ApiKeys(Control):
             raise errors.UnavailableError("Somebody else changed this key; ask again.")
         return row
 
-    async def revoke(self, tenant: TenantId, name: str) -> None:
+    async def revoke(self, tenant: TenantId, name: str, maker: int) -> None:
         """Revoke all generations of a key; what was revoked before stays so.
 
+        Args:
+            tenant: whose key.
+            name: of the key.
+            maker: the id of the key that asks for it.
+
         Raises:
+            UnauthorizedError: the key that asks is not in force any more.
             NotFoundError: there never was a key of this name.
             ConflictError: it is a resource's.
         """
         async with self._changing_keys(tenant) as connection:
+            await _check_maker(connection, maker)
             cursor = await connection.execute(
                 "select origin, revoked_at is null as is_open from logweir.api_keys"
                 " where tenant = %s and name = %s",
@@ -154,13 +165,16 @@ class ApiKeys(Control):
             )
 
     async def kept(self) -> list[Kept]:
-        """Return all keys that are revoked or will be, by tenants whose journals are there."""
+        """Return all keys that are revoked or will be, of each tenant whose journal is there."""
+        tenants = await self._rows(
+            "select id from logweir.tenants where state in ('active', 'readonly')"
+        )
         rows = await self._rows(
             "select *, revoked_at <= now() as is_revoked from logweir.api_keys"
             " where revoked_at is not null and tenant in (select id from logweir.tenants"
             " where state in ('active', 'readonly'))"
         )
-        found: dict[TenantId, list[ApiKeyRow]] = {}
+        found: dict[TenantId, list[ApiKeyRow]] = {row["id"]: [] for row in tenants}
         for row in msgspec.convert(rows, list[ApiKeyRow]):
             found.setdefault(row.tenant, []).append(row)
         return [Kept(*one) for one in found.items()]
@@ -198,6 +212,18 @@ def _of_resource(name: str) -> errors.ConflictError:
         f"The key {name!r} belongs to the tenant's LogTenant resource.",
         hint="Change spec.apiKeys there: 'generation' rolls it, 'enabled: false' revokes it.",
     )
+
+
+async def _check_maker(connection: _Connection, maker: int) -> None:
+    """See that the key that asks is in force at this moment: what the process knows of it may be
+    some seconds old. A key that stands in no table is its folder's own (`standalone.admin`)."""
+    cursor = await connection.execute(
+        "select from logweir.api_keys where id = %s and (revoked_at <= clock_timestamp()"
+        " or expires_at <= clock_timestamp())",
+        [maker],
+    )
+    if await cursor.fetchone() is not None:
+        raise errors.UnauthorizedError
 
 
 async def _check_room(connection: _Connection, tenant: TenantId) -> None:

@@ -40,6 +40,9 @@ REVOKED = "r:"
 ENDS = "e:"
 """Of a tenant's hash `cfg`: begin of the fields that name a revoked key, and one that ends."""
 
+TOLD = "told"
+"""The field that changes whenever somebody who knows all of them has told them."""
+
 _CLOSED = "the handler is closed"
 """uvloop's words, in a RuntimeError, for writing to a connection that was reset just now."""
 
@@ -86,10 +89,14 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Revocations(msgspec.Struct, frozen=True):
-    """Ids of keys that are revoked, and when others end, in seconds since the epoch."""
+    """Ids of keys that are revoked, and when others end, in seconds since the epoch.
+
+    `told` is another one each time that somebody has told them.
+    """
 
     revoked: frozenset[int] = frozenset()
     ends: Mapping[int, int] = {}
+    told: bytes = b""
 
 
 class Counters(msgspec.Struct, frozen=True):
@@ -224,7 +231,7 @@ def _revocations(fields: Mapping[bytes, bytes]) -> Revocations:
             revoked.add(int(key_id))
         elif kind + colon == ENDS:
             ends[int(key_id)] = int(value)
-    return Revocations(frozenset(revoked), ends)
+    return Revocations(frozenset(revoked), ends, fields.get(TOLD.encode(), b""))
 
 
 def _appended(answer: list[Any]) -> Appended | AllRepeated | Conflicts:

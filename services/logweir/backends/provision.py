@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
@@ -566,9 +567,9 @@ async def publish_revocations(
     fields = {
         **{journal.REVOKED + str(key_id): "1" for key_id in key_ids},
         **{journal.ENDS + str(key_id): at_s for key_id, at_s in ends.items()},
+        journal.TOLD: time.time_ns(),
     }
-    if fields:
-        await _set(client, names.journal_tenant(tenant) + "cfg", fields)
+    await _set(client, names.journal_tenant(tenant) + "cfg", fields)
 
 
 async def forget_revocations(client: redis.Redis, tenant: TenantId, key_ids: Sequence[int]) -> None:

@@ -26,12 +26,16 @@ class Target(msgspec.Struct, frozen=True):
 
 
 class News(msgspec.Struct, frozen=True):
-    """The ids of a tenant's revoked keys, when the journal was asked for them, and when others of
-    its keys end (seconds since the epoch)."""
+    """The ids of a tenant's revoked keys, when it was noticed that somebody had told them, and when
+    others of its keys end (seconds since the epoch).
+
+    A journal that answers is no news: nobody may have told it for long. `told` changes when it is.
+    """
 
     revoked: frozenset[int]
     at_s: float
     ends: Mapping[int, int] = {}
+    told: bytes = b""
 
     def is_revoked(self, key_id: int, now_s: float) -> bool:
         """Whether a key is revoked at this moment."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -88,12 +89,13 @@ class Ingest:
         self._known: admission.Directory | None = None
         self._appenders: dict[TenantId, tuple[_Link, journal.Appender]] = {}
         self._groups: dict[tuple[TenantId, PipelineId], group.Group] = {}
+        self._refused: dict[tuple[TenantId, PipelineId], Counter[str]] = {}
         self._news: dict[TenantId, admission.News] = {}
         self._debts: dict[TenantId, _Debt] = {}
         self._held = body.Held()
         self._closing: set[asyncio.Task[None]] = set()
         metrics.INGEST_BODY_BYTES.set_function(lambda: self._held.size_bytes)
-        metrics.REVOCATIONS_AGE_SECONDS.set_function(self._news_age_s)
+        metrics.REVOCATIONS_AGE_SECONDS.labels("ingest").set_function(self._news_age_s)
 
     async def bind(self, binding: IngestBinding) -> None:
         """Serve what the binding says from now on; what was accepted before still goes in.
@@ -122,14 +124,18 @@ class Ingest:
     ) -> None:
         """Have a group for each pipeline; groups that are not served any more end in peace."""
         before, self._groups = self._groups, {}
+        counted, self._refused = self._refused, {}
         for tenant in binding.tenants:
             appender = self._appenders[tenant.tenant][1]
             for pipeline in tenant.pipelines:
                 key = (tenant.tenant, pipeline.id)
+                # Counts outlive a group: another one takes over when a password changes.
+                refused = self._refused[key] = counted.get(key, Counter())
                 if key in before and tenant.tenant not in gone:
                     self._groups[key] = before.pop(key)
                 else:
-                    self._groups[key] = group.Group(*key, appender, now_s=self._now_s)
+                    made = group.Group(*key, appender, now_s=self._now_s, refused=refused)
+                    self._groups[key] = made
         for name, (_, appender) in gone.items():
             groups = [one for (owner, _), one in before.items() if owner == name]
             task = asyncio.create_task(_close(groups, appender), name="close")
@@ -327,7 +333,10 @@ class Ingest:
             found = await appender.revocations()
         except errors.LogweirError as error:
             return f"{tenant}: {error}"
-        self._news[tenant] = admission.News(found.revoked, at_s, found.ends)
+        before = self._news.get(tenant)
+        if before is not None and before.told == found.told:
+            at_s = before.at_s
+        self._news[tenant] = admission.News(found.revoked, at_s, found.ends, found.told)
         return ""
 
     async def drain(self) -> None:

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -60,6 +61,7 @@ class Group:
         appender: journal.Appender,
         *,
         now_s: Callable[[], float] = time.time,
+        refused: Counter[str] | None = None,
     ) -> None:
         self._tenant = tenant
         self._pipeline = pipeline
@@ -70,12 +72,12 @@ class Group:
         self._in_flight: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._due: asyncio.Handle | None = None
-        self._refused: dict[str, int] = {}
+        self._refused: Counter[str] = Counter() if refused is None else refused
         self._problem = ""
 
     def refuse(self, reason: str, count: int = 1) -> None:
         """Count a refusal; it rides to the tenant's usage in the next block."""
-        self._refused[reason] = self._refused.get(reason, 0) + count
+        self._refused[reason] += count
 
     async def submit(self, request: block.Request, part: block.Part) -> Outcome:
         """Return when the request's records are in the journal.
@@ -153,7 +155,8 @@ class Group:
 
     async def _append_once(self, taken: list[_Waiting]) -> list[_Waiting]:
         """Append the block once; what is left has to go again, without those in conflict."""
-        refused, self._refused = self._refused, {}
+        refused = dict(self._refused)
+        self._refused.clear()
         is_in = False
         try:
             uuid = ids.uuid7(int(self._now_s() * 1000), secrets.token_bytes(10))

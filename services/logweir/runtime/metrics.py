@@ -47,8 +47,9 @@ REFUSED_KEYS = Counter(
 )
 REVOCATIONS_AGE_SECONDS = Gauge(
     "logweir_revocations_age_seconds",
-    "Time since this process heard which keys are revoked; of several tenants, the longest. Some"
-    " seconds are usual, over 900 no key is trusted.",
+    "Time since a role heard news of which keys are revoked; of several tenants, the longest. A"
+    " minute is usual, over 900 seconds no key is trusted.",
+    ["role"],
 )
 AUTH_REQUESTS = Counter(
     "logweir_auth_requests_total",

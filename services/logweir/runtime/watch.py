@@ -83,7 +83,7 @@ class Watch:
         self._now_s = now_s
         self._control: control.Control | None = None
         self._is_away = False
-        metrics.REVOCATIONS_AGE_SECONDS.set_function(self._age_s)
+        metrics.REVOCATIONS_AGE_SECONDS.labels(role).set_function(self._age_s)
 
     def _age_s(self) -> float:
         return self._now_s() - self.directory.as_of_s if self.directory.as_of_s else math.inf

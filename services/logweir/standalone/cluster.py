@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -19,7 +20,7 @@ from typing import Any, Final
 from redis import asyncio as redis
 
 from logweir.backends import closing, failpoint, provision, redis_client, rotations
-from logweir.backends.control import Pipeline, StoredObject, Tenant
+from logweir.backends.control import ApiKeyRow, Pipeline, StoredObject, Tenant, revocations
 from logweir.backends.rotations import LiveRevision, Rotations
 from logweir.core import errors, states
 from logweir.core.binding import CollectorBinding, Login
@@ -43,6 +44,7 @@ from logweir_operator.plan import SeenPipeline, SeenTenant, Verdict
 logger = logging.getLogger(__name__)
 
 PASS_S: Final = 1.0
+TELL_AGAIN_S: Final = 60.0
 
 SPREAD_S: Final = 12.0
 """After which every process has what binding files and rows say: the keeper, the slowest, reads
@@ -71,6 +73,7 @@ class Cluster:
         self._journal: redis.Redis = redis_client.client(site.journal, journal_operator)
         self._manifests = Manifests(folder, self._control)
         self._maker = Maker(self._control, self._journal, site, self._conninfo)
+        self._tell_at_s = 0.0
         self._measures = Measures(self._control, self._journal)
         self._leaver = Leaver(self._control, self._journal, self._conninfo)
         self._root_keys = roots.RootKeys(folder, self._control, self._journal, spread_s)
@@ -135,8 +138,24 @@ class Cluster:
                 if one.deleted_at is not None and (key := objects.key_of(one))
             },
         }
+        await self._tell_again(rows)
         for one in found:
             await self._set_status(one, verdicts.get(objects.key_of(one)), rows, served)
+
+    async def _tell_again(self, rows: Rows) -> None:
+        """Tell all journals now and then which keys are revoked, as the role auth does: ingest
+        trusts no key when nobody has for long, and either of the two is enough."""
+        now_s = time.monotonic()
+        if now_s < self._tell_at_s:
+            return
+        by_tenant: dict[TenantId, list[ApiKeyRow]] = {
+            one.id: [] for one in rows.values() if _is_made(one)
+        }
+        for key in await self._control.api_keys():
+            by_tenant.get(key.tenant, []).append(key)
+        for tenant, found in by_tenant.items():
+            await provision.publish_revocations(self._journal, tenant, *revocations(found))
+        self._tell_at_s = now_s + TELL_AGAIN_S
 
     @property
     def is_between_roots(self) -> bool:
