@@ -265,7 +265,8 @@ async def test_a_revocation_is_forgotten_once_the_text_of_its_key_has_expired(
         return await row_of(tenant, old) is None
 
     await until(is_forgotten)
-    assert (await told(tenant)).keys() == {f"r:{young['id']}", f"r:{lasting['id']}"}
+    keys_told = (await told(tenant)).keys() - {"told"}
+    assert keys_told == {f"r:{young['id']}", f"r:{lasting['id']}"}
     assert await row_of(tenant, young)
     assert await row_of(tenant, lasting)
 

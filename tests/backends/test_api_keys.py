@@ -126,3 +126,22 @@ async def test_a_process_that_froze_while_it_changes_keys_is_cut_off(doors, oper
     with pytest.raises(errors.UnavailableError, match="idle-in-transaction"):
         await froze()
     assert await states(operator, tenant) == [(1, "resource", True)]
+
+
+@pytest.mark.parametrize("end", ["revoked_at = now()", "expires_at = now()"])
+async def test_a_key_that_is_not_in_force_any_more_changes_no_key(doors, operator, tenant, end):
+    boss, web = [await doors[0].create(tenant.id, new(name)) for name in ("boss", "web")]
+    await operator._rows(f"update logweir.api_keys set {end} where id = %s", [boss.id])
+    asked = NewKey("other", PipelineId(0), keys.SCOPE_ADMIN, None, boss.id)
+
+    for change in (
+        doors[0].create(tenant.id, asked),
+        doors[0].roll(tenant.id, "web", boss.id, 60, None),
+        doors[0].revoke(tenant.id, "web", boss.id),
+    ):
+        with pytest.raises(errors.UnauthorizedError):
+            await change
+
+    rows = await doors[0].api_keys_of(tenant.id)
+    assert {one.name for one in rows} == {"boss", "web"}
+    assert [one.id for one in rows if one.name == "web" and not one.is_revoked] == [web.id]

@@ -297,6 +297,9 @@ async def test_without_news_for_a_quarter_of_an_hour_keys_are_not_taken(tenant):
         good, good_age_s = await door.post(record()), news_age_s()
         now_s += 20
         stale, stale_age_s = await door.post(record()), news_age_s()
+        await app._learn([tenant.id])
+        untold = await door.post(record())
+        await provision.publish_revocations(tenant.redis, tenant.id, [])
         life = Life()
         watching = asyncio.create_task(app.watch(life))
 
@@ -308,6 +311,7 @@ async def test_without_news_for_a_quarter_of_an_hour_keys_are_not_taken(tenant):
         await watching
 
     assert (good.status_code, stale.status_code) == (200, 503)
+    assert untold.status_code == 503, "a journal that answers is no news"
     assert "revoked was not heard for too long" in stale.json()["error"]["message"]
     assert (good_age_s, stale_age_s) == (pytest.approx(890, abs=1), pytest.approx(910, abs=1))
 
