@@ -62,8 +62,8 @@ def check_error(
 class Echo:
     """A role that answers with what it saw of a request; its query string may ask for more.
 
-    status=401, header=NAME:VALUE, bytes=5000 (of JSON), lines=1 (NDJSON, the rest when `release`
-    is set). A WebSocket echoes, and is refused with refuse=1.
+    status=401, header=NAME:VALUE, bytes=5000 (of JSON), held=1 (until `release` is set), lines=1
+    (NDJSON, the rest when `release` is set). A WebSocket echoes, and is refused with refuse=1.
     """
 
     def __init__(self, name: str) -> None:
@@ -116,6 +116,8 @@ class Echo:
         self.answered += 1
 
     async def _answer(self, send: web.Send, seen: dict[str, Any], wishes: dict[str, str]) -> None:
+        if "held" in wishes:
+            await asyncio.to_thread(self.release.wait, 10)
         if "lines" in wishes:
             await self._lines(send)
             return
