@@ -96,6 +96,8 @@ class Echo:
         body, pieces = b"", 0
         while True:
             message = await receive()
+            if message["type"] == "http.disconnect":
+                return
             body += message.get("body", b"")
             pieces += 1
             if not message.get("more_body"):
