@@ -63,7 +63,8 @@ class Echo:
     """A role that answers with what it saw of a request; its query string may ask for more.
 
     status=401, header=NAME:VALUE, bytes=5000 (of JSON), held=1 (until `release` is set), lines=1
-    (NDJSON, the rest when `release` is set). A WebSocket echoes, and is refused with refuse=1.
+    (NDJSON, the rest when `release` is set). A WebSocket echoes (and adds bytes=...), and is
+    refused with refuse=1.
     """
 
     def __init__(self, name: str) -> None:
@@ -159,7 +160,8 @@ class Echo:
             return
         await send({"type": "websocket.accept"})
         while (message := await receive())["type"] == "websocket.receive":
-            await send({"type": "websocket.send", "text": message["text"]})
+            text = message["text"] + "x" * int(wishes.get("bytes", 0))
+            await send({"type": "websocket.send", "text": text})
 
 
 class Dropping:
