@@ -62,8 +62,9 @@ def check_error(
 class Echo:
     """A role that answers with what it saw of a request; its query string may ask for more.
 
-    status=401, header=NAME:VALUE, bytes=5000 (of JSON), lines=1 (NDJSON, the rest when `release`
-    is set). A WebSocket echoes, and is refused with refuse=1.
+    status=401, header=NAME:VALUE, bytes=5000 (of JSON), held=1 (until `release` is set), lines=1
+    (NDJSON, the rest when `release` is set). A WebSocket echoes (and adds bytes=...), and is
+    refused with refuse=1.
     """
 
     def __init__(self, name: str) -> None:
@@ -96,6 +97,8 @@ class Echo:
         body, pieces = b"", 0
         while True:
             message = await receive()
+            if message["type"] == "http.disconnect":
+                return
             body += message.get("body", b"")
             pieces += 1
             if not message.get("more_body"):
@@ -116,6 +119,8 @@ class Echo:
         self.answered += 1
 
     async def _answer(self, send: web.Send, seen: dict[str, Any], wishes: dict[str, str]) -> None:
+        if "held" in wishes:
+            await asyncio.to_thread(self.release.wait, 10)
         if "lines" in wishes:
             await self._lines(send)
             return
@@ -155,7 +160,8 @@ class Echo:
             return
         await send({"type": "websocket.accept"})
         while (message := await receive())["type"] == "websocket.receive":
-            await send({"type": "websocket.send", "text": message["text"]})
+            text = message["text"] + "x" * int(wishes.get("bytes", 0))
+            await send({"type": "websocket.send", "text": text})
 
 
 class Dropping:

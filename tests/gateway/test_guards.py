@@ -23,6 +23,7 @@ from logweir.core.binding import IngestBinding
 from logweir.core.names import PipelineId, TenantId
 from logweir.gateway import rules
 from logweir.gateway.guards import Limits
+from logweir.gateway.routes import BODY_BYTES, ROUTES
 from logweir.ingest.app import Ingest
 from logweir.runtime import web
 
@@ -144,17 +145,27 @@ def spooled_bytes(front: Front) -> int:
     return found
 
 
-def head(size: int | None, key: str = KEY) -> bytes:
+def head(size: int | None, headers: dict[str, str], path: str) -> bytes:
     length = "Transfer-Encoding: chunked" if size is None else f"Content-Length: {size}"
-    return f"POST /ingest HTTP/1.1\r\nHost: x\r\nX-API-Key: {key}\r\n{length}\r\n\r\n".encode()
+    lines = "".join(f"{name}: {text}\r\n" for name, text in headers.items())
+    return f"POST {path} HTTP/1.1\r\nHost: x\r\n{lines}{length}\r\n\r\n".encode()
 
 
-def begun(front: Front, size: int | None, sent: int, key: str = KEY) -> socket.socket:
+KEYED = {"X-API-Key": KEY}
+
+
+def begun(
+    front: Front,
+    size: int | None,
+    sent: int,
+    headers: dict[str, str] = KEYED,
+    path: str = "/ingest",
+) -> socket.socket:
     """Send a part of a body, which is all that comes."""
     link = socket.create_connection(("127.0.0.1", front.nginx.gateway.port), timeout=10)
     part = b"x" * sent
     chunk = part if size is not None else b"%x\r\n%s\r\n" % (sent, part)
-    link.sendall(head(size, key) + chunk)
+    link.sendall(head(size, headers, path) + chunk)
     return link
 
 
@@ -175,12 +186,25 @@ def test_a_large_body_is_not_read_before_the_key_is_known(front, size):
     assert spooled_bytes(front) == 0
 
 
-def test_a_large_body_without_a_key_is_never_in_a_file(front):
-    with begun(front, 8 << 20, 1 << 20, key="") as link:
-        found = parsed(link.recv(65536))
+@pytest.mark.parametrize("is_chunked", [False, True])
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.path)
+def test_the_largest_body_without_a_key_is_never_in_a_file(front, route, is_chunked):
+    """While a role that has the whole of it is silent, a file would still be there."""
+    size = BODY_BYTES[route.role]
+    with (
+        contextlib.ExitStack() as stack,
+        begun(front, None if is_chunked else size, size, {}, route.path + "?held=1") as link,
+    ):
+        stack.callback(front.query.release.set)
+        stack.callback(front.auth.release.set)
+        if is_chunked:
+            link.sendall(b"0\r\n\r\n")
+        if route.role == "ingest":
+            check_error(*parsed(link.recv(65536)), (401, "unauthorized"))
+        else:
+            until(lambda: front.seen)
 
-    check_error(*found, (401, "unauthorized"))
-    assert spooled_bytes(front) == 0
+        assert spooled_bytes(front) == 0
 
 
 def test_the_key_is_asked_for_with_the_requests_own_address_and_headers(front, client):
@@ -257,19 +281,47 @@ def check_over(answer: httpx2.Response) -> None:
     assert answer.headers["retry-after"] == "1"
 
 
-def test_a_key_has_so_many_large_bodies_at_a_time_and_no_other_key_is_hindered(limited):
-    other = KEY.replace("a", "b")
-    with limited(large_bodies=2) as front, contextlib.ExitStack() as stack:
-        for _ in range(2):
-            stack.enter_context(begun(front, LARGE, 70_000))
-        until_checked(front, 2)
-        post = lambda key, size: httpx2.post(  # noqa: E731
-            front.url + "/ingest", content=b"x" * size, headers={"X-API-Key": key}
-        )
+def basic(key: str, user: str = "me") -> dict[str, str]:
+    return {"Authorization": "Basic " + base64.b64encode(f"{user}:{key}".encode()).decode()}
 
-        check_over(post(KEY, LARGE))
-        assert post(KEY, 1000).status_code == 200
-        assert post(other, LARGE).status_code == 200
+
+FORMS = [
+    pytest.param(lambda key: {"X-API-Key": key}, id="a header of its own"),
+    pytest.param(lambda key: {"Authorization": f"Bearer {key}"}, id="a bearer token"),
+    pytest.param(basic, id="a Basic password"),
+]
+
+
+@pytest.mark.parametrize("keyed", FORMS)
+def test_a_key_has_so_many_large_bodies_at_a_time_and_no_other_key_is_hindered(limited, keyed):
+    """Wherever they come from: here each time from another address."""
+    other = FORGED.replace("a", "b")
+    with (
+        limited(large_bodies=2, trusted=("127.0.0.1",)) as front,
+        contextlib.ExitStack() as stack,
+    ):
+        for address in ("192.0.2.1", "192.0.2.2"):
+            headers = keyed(FORGED) | {"X-Forwarded-For": address}
+            stack.enter_context(begun(front, LARGE, 70_000, headers))
+        until_checked(front, 2)
+
+        check_over(post(front, LARGE, keyed(FORGED)))
+        assert post(front, 1000, keyed(FORGED)).status_code == 200
+        assert post(front, LARGE, keyed(other)).status_code == 200
+
+
+def test_a_key_in_basic_has_three_times_as_many_at_most_whatever_users_it_is_sent_with(limited):
+    with limited(large_bodies=1) as front, contextlib.ExitStack() as stack:
+        for user in ("", "a", "ab"):
+            stack.enter_context(begun(front, LARGE, 70_000, basic(FORGED, user)))
+        until_checked(front, 3)
+
+        for user in ("abc", "b", "somebody"):
+            check_over(post(front, LARGE, basic(FORGED, user)))
+
+
+def post(front: Front, size: int, headers: dict[str, str]) -> httpx2.Response:
+    return httpx2.post(front.url + "/ingest", content=b"x" * size, headers=headers)
 
 
 def until_checked(front: Front, count: int) -> None:

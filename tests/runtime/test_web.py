@@ -8,7 +8,9 @@ import socket
 import httpx2
 import pytest
 import uvloop
+import websockets
 from serving import listening
+from websockets.asyncio.client import connect
 
 from logweir.core import errors
 from logweir.runtime import web
@@ -97,3 +99,36 @@ def test_a_busy_role_takes_new_senders_in_few_turns_of_its_loop():
         return turns
 
     assert uvloop.run(main()) < senders
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        pytest.param("x" * (web.MESSAGE_BYTES + 1), id="in one frame"),
+        pytest.param(["x" * web.MESSAGE_BYTES, "x"], id="in two frames"),
+    ],
+)
+async def test_a_message_over_the_bound_ends_a_websocket_and_is_never_handed_on(message):
+    life, taken = Life(), []
+    made = listening()
+    url = f"ws://127.0.0.1:{made.getsockname()[1]}"
+
+    async def app(scope, receive, send):
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (got := await receive())["type"] == "websocket.receive":
+            taken.append(len(got["text"]))
+            await send({"type": "websocket.send", "text": "taken"})
+
+    serving = asyncio.create_task(web.serve(app, Listen(fd=made.detach()), life))
+    async with connect(url) as link:
+        await link.send("x" * web.MESSAGE_BYTES)
+        await link.recv()
+        await link.send(message)
+        with pytest.raises(websockets.ConnectionClosedError) as ended:
+            await asyncio.wait_for(link.recv(), 10)
+    life.stopping.set()
+    await serving
+
+    assert ended.value.rcvd.code == 1009
+    assert taken == [web.MESSAGE_BYTES]

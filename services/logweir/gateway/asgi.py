@@ -111,8 +111,8 @@ class Front:
             exchange.become_plain()
         try:
             await self._answer(exchange, route)
-        except _TooLargeError:
-            await exchange.fail(failures.TOO_LARGE)
+            if exchange.is_too_large:
+                await exchange.fail(failures.TOO_LARGE)
         finally:
             exchange.log()
 
@@ -128,13 +128,17 @@ class Front:
             await exchange.fail(failures.AWAY)
         else:
             exchange.bound_bytes = routes.BODY_BYTES[route.role]
-            if exchange.length > exchange.bound_bytes:
-                raise _TooLargeError
-            await app(exchange.scope, exchange.receive, exchange.send)
+            exchange.is_too_large = exchange.length > exchange.bound_bytes
+            if not exchange.is_too_large:
+                await _ask(app, exchange)
 
 
-class _TooLargeError(Exception):
-    """More of a body came than the role takes."""
+async def _ask(app: web.Asgi, exchange: _Exchange) -> None:
+    try:
+        await app(exchange.scope, exchange.receive, exchange.send)
+    except Exception:
+        if not exchange.is_too_large:  # else it complains that its sender is gone
+            raise
 
 
 class _Exchange:
@@ -145,6 +149,9 @@ class _Exchange:
     ) -> None:
         self.is_logged = True
         self.bound_bytes = 0
+        self.is_too_large = False
+        """More of the body comes than the role takes."""
+
         self._receive = receive
         self._send = send
         self._begun_s = time.monotonic()
@@ -190,23 +197,25 @@ class _Exchange:
         self._prefix = "websocket."
 
     async def receive(self) -> web.Message:
-        """Hand a message on to the role.
-
-        Raises:
-            _TooLargeError: the body is over the bound.
-        """
+        """Hand a message on to the role; once the body is over the bound its sender is gone."""
+        if self.is_too_large:
+            return {"type": "http.disconnect"}
         message = await self._receive()
         if self._prefix:
             if message["type"] == "websocket.connect":
                 return {"type": "http.request", "body": b"", "more_body": False}
             return {"type": "http.disconnect"}
         self._came_bytes += len(message.get("body", b""))
-        if self._came_bytes > self.bound_bytes and message["type"] == "http.request":
-            raise _TooLargeError
-        return message
+        self.is_too_large = self._came_bytes > self.bound_bytes
+        return {"type": "http.disconnect"} if self.is_too_large else message
 
     async def send(self, message: web.Message) -> None:
-        """Hand a message on to the client, with the gateway's headers."""
+        """Hand a role's message on to the client, unless the body was over the bound meanwhile."""
+        if not self.is_too_large:
+            await self._tell(message)
+
+    async def _tell(self, message: web.Message) -> None:
+        """Send a message to the client, with the gateway's headers."""
         kind = message["type"]
         if kind.endswith("http.response.start") or kind == "websocket.accept":
             kept = [one for one in message.get("headers", ()) if one[0].lower() not in _REPLACED]
@@ -227,7 +236,7 @@ class _Exchange:
         prefix = "websocket." if self.scope["type"] == "websocket" else ""
 
         async def send(message: web.Message) -> None:
-            await self.send({**message, "type": prefix + message["type"]})
+            await self._tell({**message, "type": prefix + message["type"]})
 
         await web.answer_error(send, failures.failure(status).error)
 

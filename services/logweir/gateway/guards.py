@@ -61,7 +61,7 @@ def maps() -> Iterator[str]:
     yield "map $http_authorization $authorization_key {"
     yield '    default "";'
     yield f'    "~{rules.KEY_IN_BEARER}" $bearer_key;'
-    yield f'    "~{rules.KEY_IN_BASIC}" $client_network;'
+    yield f'    "~{rules.KEY_IN_BASIC}" $basic_key;'
     yield "}"
     yield "map $http_x_api_key $sent_key {"
     yield '    default "";'

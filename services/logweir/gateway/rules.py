@@ -46,5 +46,9 @@ KEY_IN_HEADER: Final = f"(?P<own_key>{_KEY})"
 The gateway looks for less than a role does, so it never refuses what a role would look at."""
 
 KEY_IN_BEARER: Final = f"^(?i:bearer) .*(?P<bearer_key>{_KEY})"
-KEY_IN_BASIC: Final = "^(?i:basic) .*[A-Za-z0-9+/]{6}"
-"""The same of an `Authorization`. Of a Basic password the gateway sees the length alone."""
+KEY_IN_BASIC: Final = (
+    r"^(?i:basic) .*?(?P<basic_key>[A-Za-z0-9+/]{2,64})[A-Za-z0-9+/]{2}[A-Za-z0-9+/=]{2}\s*$"
+)
+"""The same of an `Authorization`. Of a Basic password the gateway sees the length, and its end: 48
+bytes of the key in one of three forms, by the length of the user's name before it. Not the last
+four characters, which may be written in several ways."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from fastapi import FastAPI, Request, WebSocket
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from logweir.core import access, errors, keys
@@ -90,7 +91,7 @@ class Query:
             if status >= errors.UnavailableError.status:
                 logger.warning("query failed", extra={"endpoint": name, "why": str(error)})
             return error_response(error)
-        except CancelledQueryError:
+        except (CancelledQueryError, ClientDisconnect):
             status = 499
             return Response(status_code=499)
         except Exception:

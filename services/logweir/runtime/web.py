@@ -38,6 +38,10 @@ LISTENERS: Final = 16
 takes 20 ms, so with one of them a crowd of new senders would wait for seconds. Each new connection
 wakes all of them, which costs some microseconds."""
 
+MESSAGE_BYTES: Final = 4 << 10
+"""The largest message that a WebSocket's client may send; nothing is asked by them. uvicorn reads
+on only when the application has taken what came."""
+
 _encoder = msgspec.json.Encoder()
 
 
@@ -82,7 +86,7 @@ async def serve(
         backlog=1024,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=GRACE_S,
-        ws_max_queue=32,
+        ws_max_size=MESSAGE_BYTES,
         ws_per_message_deflate=False,  # it would run in the event loop, for each frame
     )
     server = _Server(config)
