@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from datetime import datetime, timedelta
 
 import keeping
 import msgspec
@@ -16,7 +17,7 @@ from prometheus_client import REGISTRY
 from world import Tenant
 
 from logweir.backends import provision
-from logweir.backends.retention_store import Partition
+from logweir.backends.retention_store import Partition, RetentionStore
 from logweir.keeper import merges
 from logweir.keeper.retention import Rules
 
@@ -184,6 +185,26 @@ async def test_many_expired_segments_go_in_one_visit(daily, monkeypatch):
 
     assert await ages(daily) == {0}
     assert await adds_up(daily)
+
+
+async def test_a_keeper_whose_clock_is_ahead_lets_nothing_go_too_early(daily, monkeypatch):
+    await write_days(daily, 0, 3, 20, pipeline="audit")
+    before = await stored(daily)
+    ahead = timedelta(days=10)
+    now = RetentionStore.now
+
+    async def by_the_store(self) -> datetime:
+        return await now(self) - ahead
+
+    monkeypatch.setattr(RetentionStore, "now", by_the_store)
+
+    await visit(daily).run("look", [], Rules(60, {daily.pipelines["audit"].id: 15}))
+    left = await stored(daily)
+    ahead = timedelta(0)
+    await visit(daily).run("look", [], Rules(60, {daily.pipelines["audit"].id: 15}))
+
+    assert left == before
+    assert await ages(daily) == {0, 3}
 
 
 # ---- readers -----------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ tried again at the next visit.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -26,7 +25,8 @@ Between = Callable[[], Awaitable[None]]
 
 
 class Retaining:
-    """Retention of one tenant. `between` is called between two transactions."""
+    """Retention of one tenant. `between` is called between two transactions, `now_ns` says the
+    store's time: a keeper's own clock may be ahead, and would let go what nobody gets back."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class Retaining:
         store: RetentionStore,
         rules: Rules,
         between: Between,
-        now_ns: Callable[[], int] = time.time_ns,
+        now_ns: Callable[[], int],
     ) -> None:
         self._tenant = tenant
         self._store = store

@@ -14,8 +14,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Collection, Iterator
-from datetime import UTC, datetime
+from collections.abc import Callable, Collection, Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import msgspec
@@ -139,7 +139,7 @@ class Visit:
             await self._lease.hold()
             now = await self._store.now()
             if rules is not None:
-                await self._retain(rules, is_whole=work == "upkeep")
+                await self._retain(rules, _clock(now), is_whole=work == "upkeep")
             if work == "upkeep":
                 await self._upkeep(pipelines, now)
                 return True
@@ -148,12 +148,12 @@ class Visit:
         except _EndedError:
             return False
 
-    async def _retain(self, rules: Rules, *, is_whole: bool) -> None:
+    async def _retain(self, rules: Rules, now_ns: Callable[[], int], *, is_whole: bool) -> None:
         """Let go what is too old or too much; a schema that cannot yet keeps all."""
         if not await self._store.is_migrated():
             return
         with _counted("retention"):
-            retaining = Retaining(self._tenant, self._store, rules, self._next)
+            retaining = Retaining(self._tenant, self._store, rules, self._next, now_ns)
             self._left.storage = await retaining.run(self._left.storage, is_whole=is_whole)
 
     async def _upkeep(self, pipelines: Collection[PipelineId], now: datetime) -> None:
@@ -262,6 +262,13 @@ class Visit:
                 "segments of a newer program left alone",
                 extra={"tenant": self._tenant, "segments": count, "known": segment.VERSION},
             )
+
+
+def _clock(now: datetime) -> Callable[[], int]:
+    """Goes on from the store's time of now; in nanoseconds."""
+    read_ns = time.monotonic_ns()
+    now_ns = (now - EPOCH) // timedelta(microseconds=1) * 1000
+    return lambda: now_ns + time.monotonic_ns() - read_ns
 
 
 @contextlib.contextmanager
