@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 
 import keeping
@@ -18,8 +19,9 @@ from world import Tenant
 
 from logweir.backends import provision
 from logweir.backends.retention_store import Partition, RetentionStore
-from logweir.keeper import merges
+from logweir.keeper import merges, retaining
 from logweir.keeper.retention import Rules
+from logweir.keeper.visit import Left
 
 DAY_S = 86400
 DAY_NS = DAY_S * 10**9
@@ -297,6 +299,74 @@ async def test_a_drop_that_waits_for_a_lock_gives_up_and_comes_back(daily):
     assert while_locked == {0, 20}
     assert took_s < 10
     assert await ages(daily) == {0}
+
+
+@pytest.fixture
+async def locked(daily) -> AsyncIterator[Tenant]:
+    """The tenant, with an expired partition and a session without a snapshot: only its lock is in
+    the way."""
+    await write_days(daily, 0, 20)
+    await keep_days(daily, 10, 1)
+    holder = await psycopg.AsyncConnection.connect(daily.conninfo("r"))
+    await holder.execute("select count(*) from segments")
+    yield daily
+    await holder.close()
+
+
+async def test_who_reads_and_stores_hardly_waits_while_a_drop_waits_for_a_lock(locked):
+    reader = locked.reader()
+    done = asyncio.Event()
+    took_s = []
+
+    async def read() -> None:
+        while not done.is_set():
+            begun_s = time.monotonic()
+            async with reader.snapshot() as snapshot:
+                await snapshot.keys({locked.pipeline: 0}, 2**62)
+            took_s.append(time.monotonic() - begun_s)
+
+    async def append() -> None:
+        while not done.is_set():
+            begun_s = time.monotonic()
+            await write_days(locked, 0, segments=1)
+            took_s.append(time.monotonic() - begun_s)
+
+    neighbours = [asyncio.create_task(read()), asyncio.create_task(append())]
+    left = Left()
+    await visit(locked, left=left).run("look", [], Rules(10))
+    done.set()
+    await asyncio.gather(*neighbours)
+
+    assert list(left.waits.values()) == [1], "it had to wait, and was tried once"
+    assert max(took_s) < 1
+
+
+async def test_a_partition_that_never_can_be_dropped_loses_its_segments(locked):
+    left = Left()
+    seen = []
+    for _ in range(retaining.MAX_WAITS):
+        seen.append(await ages(locked))
+        await visit(locked, left=left).run("look", [], Rules(10))
+
+    assert seen == [{0, 20}] * retaining.MAX_WAITS
+    assert await ages(locked) == set()
+    assert len(await partitions(locked)) == 2
+    assert await adds_up(locked)
+
+
+async def test_over_the_bytes_a_partition_that_never_can_be_dropped_loses_its_segments(locked):
+    most_bytes = await bytes_of(locked) // 3
+    await keep_days(locked, 60, most_bytes)
+    left = Left()
+    seen = []
+    for _ in range(retaining.MAX_WAITS + 1):
+        seen.append(await ages(locked))
+        await visit(locked, left=left).run("look", [], Rules(60))
+
+    assert seen == [{0, 20}] * (retaining.MAX_WAITS + 1)
+    assert await ages(locked) == {0}
+    assert 0 < await bytes_of(locked) <= most_bytes
+    assert await adds_up(locked)
 
 
 async def test_collectors_and_readers_go_on_while_partitions_go(daily):

@@ -2,13 +2,16 @@
 
     expired partitions -> expired segments -> what is over the bytes -> metrics, `storage`
 
-A partition that cannot be dropped yet, because a query runs that is older than the decision, is
-tried again at the next visit.
+A partition that cannot be dropped yet, because a query runs that is older than the decision or
+that holds a lock, is tried again at the next visit: each try makes all others wait for a moment.
+After some visits its segments are deleted instead, so that what has expired always goes.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 import msgspec
 
@@ -20,13 +23,18 @@ from logweir.keeper import retention
 from logweir.keeper.retention import Rules
 from logweir.runtime import metrics
 
+MAX_WAITS: Final = 5
+"""Visits at which a partition could not be dropped, before its segments are deleted."""
+
 Between = Callable[[], Awaitable[None]]
 """Called between two pieces of work; it raises when the visit is to end."""
 
 
 class Retaining:
     """Retention of one tenant. `between` is called between two transactions, `now_ns` says the
-    store's time: a keeper's own clock may be ahead, and would let go what nobody gets back."""
+    store's time: a keeper's own clock may be ahead, and would let go what nobody gets back.
+    `waits` counts for the visits of a process, by the start of a partition, how often it had to
+    stay."""
 
     def __init__(
         self,
@@ -35,12 +43,15 @@ class Retaining:
         rules: Rules,
         between: Between,
         now_ns: Callable[[], int],
+        waits: dict[int, int],
     ) -> None:
         self._tenant = tenant
         self._store = store
         self._rules = rules
         self._between = between
         self._now_ns = now_ns
+        self._waits = waits
+        self._tried: set[int] = set()
 
     async def run(self, before: Storage, *, is_whole: bool) -> Storage:
         """Let go what is to go; return what is left, which is noted in the store.
@@ -68,17 +79,28 @@ class Retaining:
 
     async def _drop_expired(self) -> None:
         partitions = await self._store.partitions()
+        for gone in self._waits.keys() - {one.low for one in partitions}:
+            del self._waits[gone]
         for one in retention.by_time(self._rules, partitions, [], self._now_ns()).drop:
-            await self._between()
             if not await self._drop(one):
                 return
 
     async def _drop(self, partition: Partition) -> bool:
-        """Drop a partition; false when it stays for now."""
+        """Drop a partition; false when it stays for now. It is tried once a visit."""
+        if partition.low in self._tried:
+            return False
+        self._tried.add(partition.low)
+        await self._between()
         found = await self._store.drop_partition(partition)
         if found == "dropped":
             metrics.KEEPER_DROPPED_PARTITIONS.inc()
+        if found == "waits":
+            self._waits[partition.low] = self._waits.get(partition.low, 0) + 1
         return found in ("dropped", "gone")
+
+    def _is_stuck(self, partition: Partition) -> bool:
+        """Whether a partition has stayed for so long that its segments go by themselves."""
+        return self._waits.get(partition.low, 0) >= MAX_WAITS
 
     async def _delete_expired(self) -> None:
         now_ns = self._now_ns()
@@ -110,13 +132,13 @@ class Retaining:
             over_bytes = sum(one.bytes for one in partitions) - most_bytes
             if over_bytes <= 0:
                 return
-            drop = retention.by_bytes(partitions, [], over_bytes).drop
+            droppable = list(itertools.takewhile(lambda one: not self._is_stuck(one), partitions))
+            drop = retention.by_bytes(droppable, [], over_bytes).drop
             for one in drop:
-                await self._between()
                 if not await self._drop(one):
                     return
             oldest = await self._store.oldest(drop[-1].high if drop else 0)
-            delete = retention.by_bytes(partitions, oldest, over_bytes).delete
+            delete = retention.by_bytes(droppable, oldest, over_bytes).delete
             await self._delete(delete)
 
 

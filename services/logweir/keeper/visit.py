@@ -94,10 +94,11 @@ class Lease:
 
 class Left(msgspec.Struct):
     """What a visit leaves behind for the next: segments that are left alone, as far as this process
-    has met them, and what was stored."""
+    has met them, how often partitions could not be dropped, by their start, and what was stored."""
 
     damaged: set[int] = msgspec.field(default_factory=set)
     unknown_up_to: int = 0
+    waits: dict[int, int] = msgspec.field(default_factory=dict)
     storage: Storage = Storage()
 
 
@@ -153,7 +154,8 @@ class Visit:
         if not await self._store.is_migrated():
             return
         with _counted("retention"):
-            retaining = Retaining(self._tenant, self._store, rules, self._next, now_ns)
+            waits = self._left.waits
+            retaining = Retaining(self._tenant, self._store, rules, self._next, now_ns, waits)
             self._left.storage = await retaining.run(self._left.storage, is_whole=is_whole)
 
     async def _upkeep(self, pipelines: Collection[PipelineId], now: datetime) -> None:

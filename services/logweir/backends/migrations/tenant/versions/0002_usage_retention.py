@@ -122,7 +122,14 @@ begin
     ) then
         return 'waits';
     end if;
-    lock table {schema}.segments in access exclusive mode;
+    -- Who waits for this lock blocks all who come after: not for longer than they hardly notice.
+    begin
+        perform set_config('lock_timeout', '100ms', true);
+        lock table only {schema}.segments in access exclusive mode;
+        execute format('lock table {schema}.%I in access exclusive mode', partition);
+    exception when lock_not_available then
+        return 'waits';
+    end;
     for gone in execute format('select s.pipeline, sum(octet_length(s.body)'
         ' + coalesce(octet_length(s.filter), 0))::int8 as bytes from {schema}.%I s group by 1',
         partition)
