@@ -107,8 +107,11 @@ begin
         end if;
     end if;
     -- A snapshot that is older than the decision may want the records, and would find none, in
-    -- silence, if it had not touched the table yet. All that has expired is decided at once.
-    select s.leaving_since into decided from {schema}.storage s where s.leaving_until >= end_ns;
+    -- silence, if it had not touched the table yet. All that has expired is decided at once. What
+    -- is too much is decided for one partition: who begins after it is gone knows nothing of that.
+    select s.leaving_since into decided from {schema}.storage s
+    where s.leaving_until >= end_ns and (s.leaving_until <= expired_ns or exists (
+        select from {schema}.partition_bounds() b where b.high = s.leaving_until));
     if decided is null then
         decided := pg_current_xact_id();
         update {schema}.storage set leaving_since = decided, leaving_until = greatest(end_ns,
@@ -137,6 +140,9 @@ begin
         perform {schema}.change_usage(gone.pipeline, -gone.bytes);
     end loop;
     execute format('drop table {schema}.%I', partition);
+    if end_ns > expired_ns then
+        update {schema}.storage set leaving_since = null, leaving_until = null;
+    end if;
     return 'dropped';
 end
 $body$
