@@ -106,6 +106,16 @@ def test_a_tenant_of_another_keeper_is_tried_again_later():
     assert duties.due(standing, 40.0) == "look"
 
 
+def test_what_is_kept_is_looked_at_as_a_whole_at_once_when_it_was_said_anew():
+    standing = duties.ruled(kept(0.0), 20.0)
+    by_what_was_said_before = duties.done(standing, "upkeep", 19.0, is_finished=True)
+    by_what_is_said = duties.done(standing, "upkeep", 20.0, is_finished=True)
+
+    assert duties.due(standing, 20.0) == "upkeep"
+    assert duties.due(by_what_was_said_before, 21.0) == "upkeep"
+    assert duties.due(by_what_is_said, 21.0) is None
+
+
 def test_rows_go_72_hours_before_the_horizon_of_their_pipeline():
     horizon = NOW - timedelta(minutes=7)
 

@@ -64,6 +64,11 @@ class _Tenant(msgspec.Struct):
     problem: str = ""
 
 
+def _kept(row: control.Tenant, rules: Rules) -> tuple[object, ...]:
+    """What says how long and how much is kept."""
+    return rules, row.spec.get("retention"), row.spec.get("quotas")
+
+
 class Round:
     """Goes round all tenants with one binding, until it is stopped."""
 
@@ -135,6 +140,8 @@ class Round:
             own = pipelines[row.id]
             rules = Rules(row.retention_days, {one.id: one.retention_days for one in own})
             found = before.get(row.id) or _Tenant(row, frozenset(), rules)
+            if _kept(found.row, found.rules) != _kept(row, rules):
+                found.standing = duties.ruled(found.standing, now_s)
             found.row, found.rules = row, rules
             found.pipelines = frozenset(one.id for one in own if one.state != "deleted")
             count = inserted.get(names.schema(row.id), 0)
