@@ -398,3 +398,13 @@ async def test_a_change_of_what_is_kept_is_in_force_at_once(tenant, tmp_path, mo
         await until_count(tenant, 0)
 
     assert drops[2:] == [(now_s + 86400) * 10**9 + 1]
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_tenant_whose_retention_fails_is_told_and_merged_all_the_same(tenant, tmp_path):
+    await ask(tenant, "alter table {}.storage rename to gone")
+
+    async with running(tenant, tmp_path) as role:
+        await write(tenant, 40)
+        await until_count(tenant, 20)
+        await until_text(role, "logweir_keeper_failing_tenants 1.0")

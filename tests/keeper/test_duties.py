@@ -93,6 +93,20 @@ def test_failures_wait_longer_each_time_up_to_a_bound():
     assert waits[-1] == 300
 
 
+def test_a_tenant_whose_retention_fails_waits_longer_and_has_all_its_works():
+    standing, works, now_s = duties.seen(Standing(), 0, 0.0), [], 0.0
+    waits = []
+    for _ in range(3):
+        work = duties.due(standing, now_s)
+        standing = duties.partly_done(standing, work, now_s, now_s, is_finished=True)
+        works.append(work)
+        waits.append(standing.not_before_s - now_s)
+        now_s = standing.not_before_s
+
+    assert works == ["upkeep", "sweep", "look"]
+    assert waits == [10, 20, 40]
+
+
 def test_a_visit_that_works_ends_the_waiting():
     standing = duties.done(duties.failed(kept(), 0.0), "look", 20.0, is_finished=True)
 

@@ -20,8 +20,9 @@ from world import Tenant
 from logweir.backends import provision
 from logweir.backends.retention_store import Partition, RetentionStore
 from logweir.keeper import merges, retaining
+from logweir.keeper import visit as visits
 from logweir.keeper.retention import Rules
-from logweir.keeper.visit import Left
+from logweir.keeper.visit import Left, RetentionFailedError
 
 DAY_S = 86400
 DAY_NS = DAY_S * 10**9
@@ -209,6 +210,45 @@ async def test_a_keeper_whose_clock_is_ahead_lets_nothing_go_too_early(daily, mo
     assert await ages(daily) == {0, 3}
 
 
+async def test_a_partition_that_cannot_be_dropped_stops_no_other_duty(daily, monkeypatch):
+    monkeypatch.setattr(merges, "MIN_AGE_S", 0.0)
+    await write_days(daily, 20)
+    await write_days(daily, 0, segments=12)
+    [oldest, _] = await partitions(daily)
+    await ask(daily, f"create view {{0}}.kept as select from {{0}}.segments_{oldest.low // 10**9}")
+    await ask(
+        daily,
+        "insert into {}.ledger (key, pipeline, at) values (gen_random_uuid(), 99, '2020-01-01')",
+    )
+    await keep_days(daily, 10)
+
+    left = Left()
+    for work in ["upkeep", "look", *["look"] * (retaining.MAX_WAITS - 2)]:
+        assert await ages(daily) == {0, 20}
+        with pytest.raises(RetentionFailedError, match="depend") as failed:
+            await visit(daily, left=left).run(work, [], Rules(10))
+        assert failed.value.is_finished
+
+    assert await ask(daily, "select from {}.ledger where pipeline = 99") == []
+    assert await count(daily) == 1, "merged, and what has expired went without its partition"
+    assert await ages(daily) == {0}
+    assert (await storage(daily))[0] == await bytes_of(daily)
+
+
+async def test_retention_that_takes_long_ends_and_is_noted_and_goes_on_later(daily, monkeypatch):
+    monkeypatch.setattr(visits, "VISIT_S", 0.0)
+    await write_days(daily, 0, 20)
+    await keep_days(daily, 10)
+
+    first = await visit(daily).run("upkeep", [], Rules(10))
+    left, noted, stored_bytes = await ages(daily), await storage(daily), await bytes_of(daily)
+    monkeypatch.undo()
+    second = await visit(daily).run("upkeep", [], Rules(10))
+
+    assert (first, left, noted[0]) == (False, {0, 20}, stored_bytes)
+    assert (second, await ages(daily)) == (True, {0})
+
+
 # ---- readers -----------------------------------------------------------------------------------
 
 
@@ -306,7 +346,7 @@ async def locked(daily) -> AsyncIterator[Tenant]:
     """The tenant, with an expired partition and a session without a snapshot: only its lock is in
     the way."""
     await write_days(daily, 0, 20)
-    await keep_days(daily, 10, 1)
+    await keep_days(daily, 10)
     holder = await psycopg.AsyncConnection.connect(daily.conninfo("r"))
     await holder.execute("select count(*) from segments")
     yield daily
@@ -314,6 +354,7 @@ async def locked(daily) -> AsyncIterator[Tenant]:
 
 
 async def test_who_reads_and_stores_hardly_waits_while_a_drop_waits_for_a_lock(locked):
+    await keep_days(locked, 10, 1)  # to be dropped for both reasons
     reader = locked.reader()
     done = asyncio.Event()
     took_s = []
@@ -349,7 +390,7 @@ async def test_a_partition_that_never_can_be_dropped_loses_its_segments(locked):
         await visit(locked, left=left).run("look", [], Rules(10))
 
     assert seen == [{0, 20}] * retaining.MAX_WAITS
-    assert await ages(locked) == set()
+    assert await ages(locked) == {0}
     assert len(await partitions(locked)) == 2
     assert await adds_up(locked)
 

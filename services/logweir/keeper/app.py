@@ -30,7 +30,7 @@ from logweir.core.binding import KeeperBinding, Login, roots
 from logweir.core.names import PipelineId, TenantId
 from logweir.keeper import duties, retaining
 from logweir.keeper.retention import Rules
-from logweir.keeper.visit import Lease, LeaseHeldError, Left, Visit
+from logweir.keeper.visit import Lease, LeaseHeldError, Left, RetentionFailedError, Visit
 from logweir.runtime import bindings, life, logs, metrics, web
 from logweir.runtime.settings import Settings
 
@@ -191,6 +191,11 @@ class Round:
         except LeaseHeldError:
             retaining.hide(row.id)
             tenant.standing = duties.refused(tenant.standing, time.monotonic())
+        except RetentionFailedError as error:
+            tenant.standing = duties.partly_done(
+                tenant.standing, work, began_s, time.monotonic(), is_finished=error.is_finished
+            )
+            self._report(tenant, str(error))
         except errors.LogweirError as error:
             self._fail(tenant, str(error))
         except Exception as error:

@@ -136,6 +136,15 @@ def failed(standing: Standing, now_s: float) -> Standing:
     )
 
 
+def partly_done(
+    standing: Standing, work: Work, began_s: float, now_s: float, *, is_finished: bool
+) -> Standing:
+    """Return the standing after a visit of which retention alone failed: the tenant waits as after
+    a failure, and has its other works in their turn."""
+    rest = done(standing, work, began_s, is_finished=is_finished, is_over=standing.is_over)
+    return failed(msgspec.structs.replace(rest, failures=standing.failures), now_s)
+
+
 class Cutoffs(msgspec.Struct, frozen=True):
     """Since when rows of the ledger stay: by pipeline (None: all of them), and of all others."""
 

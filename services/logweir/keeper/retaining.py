@@ -16,8 +16,14 @@ from typing import Final
 import msgspec
 
 from logweir.backends.control import Storage
-from logweir.backends.retention_store import BATCH_SEGMENTS, Kept, Partition, RetentionStore
-from logweir.core import moments
+from logweir.backends.retention_store import (
+    BATCH_SEGMENTS,
+    Dropped,
+    Kept,
+    Partition,
+    RetentionStore,
+)
+from logweir.core import errors, moments
 from logweir.core.names import TenantId
 from logweir.keeper import retention
 from logweir.keeper.retention import Rules
@@ -27,7 +33,11 @@ MAX_WAITS: Final = 5
 """Visits at which a partition could not be dropped, before its segments are deleted."""
 
 Between = Callable[[], Awaitable[None]]
-"""Called between two pieces of work; it raises when the visit is to end."""
+"""Called between two pieces of work; it raises when the visit is to end, or `OutOfTimeError`."""
+
+
+class OutOfTimeError(Exception):
+    """The others have their turn: what is left over goes at the next visit."""
 
 
 class Retaining:
@@ -52,18 +62,28 @@ class Retaining:
         self._now_ns = now_ns
         self._waits = waits
         self._tried: set[int] = set()
+        self._problem: errors.UnavailableError | None = None
 
-    async def run(self, before: Storage, *, is_whole: bool) -> Storage:
-        """Let go what is to go; return what is left, which is noted in the store.
+    async def run(self, before: Storage, *, is_whole: bool) -> tuple[Storage, bool]:
+        """Let go what is to go; return what is left, which is noted in the store, and whether all
+        went that could.
 
         Args:
             before: what the last visit returned.
             is_whole: look at all segments: make usage add up, and find out what goes next.
+
+        Raises:
+            UnavailableError: the store does not answer, or a partition could not be dropped; what
+                else is to go has gone then.
         """
-        await self._drop_expired()
-        await self._delete_expired()
-        await self._shrink()
-        if is_whole:
+        is_finished = True
+        try:
+            await self._drop_expired()
+            await self._delete_expired()
+            await self._shrink()
+        except OutOfTimeError:
+            is_finished = False
+        if is_whole and is_finished:
             corrected_bytes = await self._store.correct_usage()
             metrics.KEEPER_CORRECTED_BYTES.inc(corrected_bytes)
         found = await self._store.storage()
@@ -75,7 +95,9 @@ class Retaining:
         found = msgspec.structs.replace(found, next_drop_ns=next_ns)
         await self._store.note(found)
         show(self._tenant, found)
-        return found
+        if self._problem is not None:
+            raise self._problem
+        return found, is_finished
 
     async def _drop_expired(self) -> None:
         partitions = await self._store.partitions()
@@ -91,10 +113,14 @@ class Retaining:
             return False
         self._tried.add(partition.low)
         await self._between()
-        found = await self._store.drop_partition(partition)
+        found: Dropped = "waits"
+        try:
+            found = await self._store.drop_partition(partition)
+        except errors.UnavailableError as error:
+            self._problem = error
         if found == "dropped":
             metrics.KEEPER_DROPPED_PARTITIONS.inc()
-        if found == "waits":
+        elif found == "waits":
             self._waits[partition.low] = self._waits.get(partition.low, 0) + 1
         return found in ("dropped", "gone")
 
@@ -104,7 +130,7 @@ class Retaining:
 
     async def _delete_expired(self) -> None:
         now_ns = self._now_ns()
-        partitions = await self._store.partitions()
+        partitions = [one for one in await self._store.partitions() if not self._is_stuck(one)]
         others_ns = now_ns - self._rules.longest_ns
         before = {one: now_ns - self._rules.kept_ns(one) for one in self._rules.by_pipeline}
         after = (-moments.NS_PER_DAY, -1)
@@ -114,6 +140,7 @@ class Retaining:
             if len(found) < BATCH_SEGMENTS:
                 return
             after = (found[-1].min_ts, found[-1].id)
+            await self._between()
 
     async def _delete(self, segments: tuple[Kept, ...]) -> None:
         if segments:
