@@ -366,3 +366,45 @@ async def test_a_keeper_lets_go_what_the_control_schema_says_and_measures_it(ten
 
     oldest = await ask(tenant, "select oldest_ns / 1000000000 from {}.storage")
     assert oldest == [(now_s,)]
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_change_of_what_is_kept_is_in_force_at_once(tenant, tmp_path, monkeypatch):
+    for wait in ("LOOK_S", "QUIET_S", "OVER_S"):
+        monkeypatch.setattr(duties, wait, 600.0)
+    monkeypatch.setattr(merges, "MIN_AGE_S", 600.0)
+    now_s = int(time.time())
+    await write(tenant, 3, timestamp=now_s - 2 * 86400)
+    await write(tenant, 3, timestamp=now_s)
+    name, operator = tenant.pipelines["default"].name, tenant.control
+    drops = [None]
+
+    async def is_noted() -> bool:
+        [(next_drop_ns,)] = await ask(tenant, "select next_drop_ns from {}.storage")
+        is_new = next_drop_ns != drops[-1]
+        if is_new:
+            drops.append(next_drop_ns)
+        return is_new
+
+    async with running(tenant, tmp_path):
+        await until(is_noted)
+        await operator.ensure_pipeline(tenant.id, name, 3, {})
+        await until(is_noted)
+        await operator.ensure_pipeline(tenant.id, name, 1, {})
+        await until_count(tenant, 3)
+        await ask(tenant, "update {}.settings set retention_bytes = 1")
+        spec = {**tenant.row.spec, "retention": {"bytes": 1}}
+        await operator.set_tenant(tenant.id, "active", tenant.row.retention_days, spec)
+        await until_count(tenant, 0)
+
+    assert drops[2:] == [(now_s + 86400) * 10**9 + 1]
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_tenant_whose_retention_fails_is_told_and_merged_all_the_same(tenant, tmp_path):
+    await ask(tenant, "alter table {}.storage rename to gone")
+
+    async with running(tenant, tmp_path) as role:
+        await write(tenant, 40)
+        await until_count(tenant, 20)
+        await until_text(role, "logweir_keeper_failing_tenants 1.0")

@@ -93,6 +93,20 @@ def test_failures_wait_longer_each_time_up_to_a_bound():
     assert waits[-1] == 300
 
 
+def test_a_tenant_whose_retention_fails_waits_longer_and_has_all_its_works():
+    standing, works, now_s = duties.seen(Standing(), 0, 0.0), [], 0.0
+    waits = []
+    for _ in range(3):
+        work = duties.due(standing, now_s)
+        standing = duties.partly_done(standing, work, now_s, now_s, is_finished=True)
+        works.append(work)
+        waits.append(standing.not_before_s - now_s)
+        now_s = standing.not_before_s
+
+    assert works == ["upkeep", "sweep", "look"]
+    assert waits == [10, 20, 40]
+
+
 def test_a_visit_that_works_ends_the_waiting():
     standing = duties.done(duties.failed(kept(), 0.0), "look", 20.0, is_finished=True)
 
@@ -104,6 +118,16 @@ def test_a_tenant_of_another_keeper_is_tried_again_later():
 
     assert duties.due(standing, 39.9) is None
     assert duties.due(standing, 40.0) == "look"
+
+
+def test_what_is_kept_is_looked_at_as_a_whole_at_once_when_it_was_said_anew():
+    standing = duties.ruled(kept(0.0), 20.0)
+    by_what_was_said_before = duties.done(standing, "upkeep", 19.0, is_finished=True)
+    by_what_is_said = duties.done(standing, "upkeep", 20.0, is_finished=True)
+
+    assert duties.due(standing, 20.0) == "upkeep"
+    assert duties.due(by_what_was_said_before, 21.0) == "upkeep"
+    assert duties.due(by_what_is_said, 21.0) is None
 
 
 def test_rows_go_72_hours_before_the_horizon_of_their_pipeline():

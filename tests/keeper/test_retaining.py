@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
 
 import keeping
 import msgspec
@@ -16,9 +18,11 @@ from prometheus_client import REGISTRY
 from world import Tenant
 
 from logweir.backends import provision
-from logweir.backends.retention_store import Partition
-from logweir.keeper import merges
+from logweir.backends.retention_store import Partition, RetentionStore
+from logweir.keeper import merges, retaining
+from logweir.keeper import visit as visits
 from logweir.keeper.retention import Rules
+from logweir.keeper.visit import Left, RetentionFailedError
 
 DAY_S = 86400
 DAY_NS = DAY_S * 10**9
@@ -186,6 +190,65 @@ async def test_many_expired_segments_go_in_one_visit(daily, monkeypatch):
     assert await adds_up(daily)
 
 
+async def test_a_keeper_whose_clock_is_ahead_lets_nothing_go_too_early(daily, monkeypatch):
+    await write_days(daily, 0, 3, 20, pipeline="audit")
+    before = await stored(daily)
+    ahead = timedelta(days=10)
+    now = RetentionStore.now
+
+    async def by_the_store(self) -> datetime:
+        return await now(self) - ahead
+
+    monkeypatch.setattr(RetentionStore, "now", by_the_store)
+
+    await visit(daily).run("look", [], Rules(60, {daily.pipelines["audit"].id: 15}))
+    left = await stored(daily)
+    ahead = timedelta(0)
+    await visit(daily).run("look", [], Rules(60, {daily.pipelines["audit"].id: 15}))
+
+    assert left == before
+    assert await ages(daily) == {0, 3}
+
+
+async def test_a_partition_that_cannot_be_dropped_stops_no_other_duty(daily, monkeypatch):
+    monkeypatch.setattr(merges, "MIN_AGE_S", 0.0)
+    await write_days(daily, 20)
+    await write_days(daily, 0, segments=12)
+    [oldest, _] = await partitions(daily)
+    await ask(daily, f"create view {{0}}.kept as select from {{0}}.segments_{oldest.low // 10**9}")
+    await ask(
+        daily,
+        "insert into {}.ledger (key, pipeline, at) values (gen_random_uuid(), 99, '2020-01-01')",
+    )
+    await keep_days(daily, 10)
+
+    left = Left()
+    for work in ["upkeep", "look", *["look"] * (retaining.MAX_WAITS - 2)]:
+        assert await ages(daily) == {0, 20}
+        with pytest.raises(RetentionFailedError, match="depend") as failed:
+            await visit(daily, left=left).run(work, [], Rules(10))
+        assert failed.value.is_finished
+
+    assert await ask(daily, "select from {}.ledger where pipeline = 99") == []
+    assert await count(daily) == 1, "merged, and what has expired went without its partition"
+    assert await ages(daily) == {0}
+    assert (await storage(daily))[0] == await bytes_of(daily)
+
+
+async def test_retention_that_takes_long_ends_and_is_noted_and_goes_on_later(daily, monkeypatch):
+    monkeypatch.setattr(visits, "VISIT_S", 0.0)
+    await write_days(daily, 0, 20)
+    await keep_days(daily, 10)
+
+    first = await visit(daily).run("upkeep", [], Rules(10))
+    left, noted, stored_bytes = await ages(daily), await storage(daily), await bytes_of(daily)
+    monkeypatch.undo()
+    second = await visit(daily).run("upkeep", [], Rules(10))
+
+    assert (first, left, noted[0]) == (False, {0, 20}, stored_bytes)
+    assert (second, await ages(daily)) == (True, {0})
+
+
 # ---- readers -----------------------------------------------------------------------------------
 
 
@@ -278,6 +341,75 @@ async def test_a_drop_that_waits_for_a_lock_gives_up_and_comes_back(daily):
     assert await ages(daily) == {0}
 
 
+@pytest.fixture
+async def locked(daily) -> AsyncIterator[Tenant]:
+    """The tenant, with an expired partition and a session without a snapshot: only its lock is in
+    the way."""
+    await write_days(daily, 0, 20)
+    await keep_days(daily, 10)
+    holder = await psycopg.AsyncConnection.connect(daily.conninfo("r"))
+    await holder.execute("select count(*) from segments")
+    yield daily
+    await holder.close()
+
+
+async def test_who_reads_and_stores_hardly_waits_while_a_drop_waits_for_a_lock(locked):
+    await keep_days(locked, 10, 1)  # to be dropped for both reasons
+    reader = locked.reader()
+    done = asyncio.Event()
+    took_s = []
+
+    async def read() -> None:
+        while not done.is_set():
+            begun_s = time.monotonic()
+            async with reader.snapshot() as snapshot:
+                await snapshot.keys({locked.pipeline: 0}, 2**62)
+            took_s.append(time.monotonic() - begun_s)
+
+    async def append() -> None:
+        while not done.is_set():
+            begun_s = time.monotonic()
+            await write_days(locked, 0, segments=1)
+            took_s.append(time.monotonic() - begun_s)
+
+    neighbours = [asyncio.create_task(read()), asyncio.create_task(append())]
+    left = Left()
+    await visit(locked, left=left).run("look", [], Rules(10))
+    done.set()
+    await asyncio.gather(*neighbours)
+
+    assert list(left.waits.values()) == [1], "it had to wait, and was tried once"
+    assert max(took_s) < 1
+
+
+async def test_a_partition_that_never_can_be_dropped_loses_its_segments(locked):
+    left = Left()
+    seen = []
+    for _ in range(retaining.MAX_WAITS):
+        seen.append(await ages(locked))
+        await visit(locked, left=left).run("look", [], Rules(10))
+
+    assert seen == [{0, 20}] * retaining.MAX_WAITS
+    assert await ages(locked) == {0}
+    assert len(await partitions(locked)) == 2
+    assert await adds_up(locked)
+
+
+async def test_over_the_bytes_a_partition_that_never_can_be_dropped_loses_its_segments(locked):
+    most_bytes = await bytes_of(locked) // 3
+    await keep_days(locked, 60, most_bytes)
+    left = Left()
+    seen = []
+    for _ in range(retaining.MAX_WAITS + 1):
+        seen.append(await ages(locked))
+        await visit(locked, left=left).run("look", [], Rules(60))
+
+    assert seen == [{0, 20}] * (retaining.MAX_WAITS + 1)
+    assert await ages(locked) == {0}
+    assert 0 < await bytes_of(locked) <= most_bytes
+    assert await adds_up(locked)
+
+
 async def test_collectors_and_readers_go_on_while_partitions_go(daily):
     await write_days(daily, 0, *range(20, 40), segments=1)
     await keep_days(daily, 10)
@@ -328,6 +460,48 @@ async def test_over_the_bytes_the_oldest_partitions_and_segments_go(daily):
     assert len(await partitions(daily)) == 3
     assert most - whole // 16 <= left <= most
     assert await adds_up(daily)
+
+
+@pytest.mark.parametrize("how", ["dropped", "by hand"])
+async def test_a_decision_for_bytes_ends_with_its_partition(daily, how):
+    door = keeping.keeper_store(daily)
+    await write_days(daily, 0, 2)
+    await keep_days(daily, 60, 1)
+    [first, _] = await door.partitions()
+    if how == "by hand":
+        older = await psycopg.AsyncConnection.connect(daily.conninfo("r"))
+        await older.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
+        await older.execute("select 1")
+        assert await door.drop_partition(first) == "waits"
+        await older.rollback()
+        await older.close()
+        await ask(daily, f"drop table {{}}.segments_{first.low // 10**9}")
+    else:
+        assert await dropped_soon(daily, first)
+    await keep_days(daily, 60)
+    await write_days(daily, 2 if how == "dropped" else 3)
+    reader = await psycopg.AsyncConnection.connect(daily.conninfo("r"))
+    await reader.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
+    await reader.execute("select 1")
+    await keep_days(daily, 60, 1)
+    [again, _] = await door.partitions()
+
+    found = await door.drop_partition(again)
+    await reader.rollback()
+    await reader.close()
+
+    assert again.high <= first.high
+    assert found == "waits"
+    assert await dropped_soon(daily, again)
+
+
+async def dropped_soon(tenant: Tenant, partition: Partition) -> bool:
+    """Drop a partition; the server's own housekeeping may have snapshots for a moment."""
+    door = keeping.keeper_store(tenant)
+    async with asyncio.timeout(10):
+        while (found := await door.drop_partition(partition)) == "waits":
+            pass
+    return found == "dropped"
 
 
 async def test_below_the_bytes_nothing_goes(daily):

@@ -10,12 +10,12 @@ from datetime import UTC, datetime, timedelta
 import keeping
 import pytest
 import world
-from keeping import visit, write
+from keeping import ask, visit, write
 from reconciling import Place, pipeline, tenant
 
 from logweir.backends import provision, redis_client
 from logweir.backends.control import Control
-from logweir.core import bounds, errors
+from logweir.core import bounds, errors, names
 from logweir.core.binding import Login
 from logweir.keeper import retention
 from logweir.keeper.retention import Rules
@@ -98,6 +98,36 @@ async def test_a_reconciler_that_starts_anew_knows_who_has_stored_too_much(up_pl
         await visit(door).run("look", [], Rules(30))
         await up_place.passes()
 
+        await up_place.restart()
+        await up_place.passes()
+        with pytest.raises(errors.OverLimitError):
+            await append(door)
+
+
+async def test_a_tenant_whose_stored_bytes_cannot_be_read_stays_closed_and_holds_up_no_other(
+    up_place,
+):
+    other = tenant("other", tenantId="stored-readable")
+    await up_place.apply(
+        tenant(tenantId="stored-unread", quotas={"storedBytes": 1000}), pipeline(), other
+    )
+    await up_place.passes()
+    async with doors(up_place) as door:
+        await write(door, 8, pipeline="web")
+        await visit(door).run("look", [], Rules(30))
+        await up_place.passes()
+        of_other = (await up_place.row("other")).id
+        known = (await up_place.object("LogTenant", "acme")).status["storage"]
+        await ask(door, "alter table {}.storage rename column stored_bytes to gone")
+        await ask(door, f"update {names.schema(of_other)}.storage set stored_bytes = 17")
+
+        for _ in range(2):
+            await up_place.passes()
+            with pytest.raises(errors.OverLimitError):
+                await append(door)
+            still_known = (await up_place.object("LogTenant", "acme")).status.get("storage")
+            others = (await up_place.object("LogTenant", "other")).status["storage"]
+            assert (still_known, others) == (known, {"storedBytes": 17})
         await up_place.restart()
         await up_place.passes()
         with pytest.raises(errors.OverLimitError):

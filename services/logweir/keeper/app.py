@@ -30,7 +30,7 @@ from logweir.core.binding import KeeperBinding, Login, roots
 from logweir.core.names import PipelineId, TenantId
 from logweir.keeper import duties, retaining
 from logweir.keeper.retention import Rules
-from logweir.keeper.visit import Lease, LeaseHeldError, Left, Visit
+from logweir.keeper.visit import Lease, LeaseHeldError, Left, RetentionFailedError, Visit
 from logweir.runtime import bindings, life, logs, metrics, web
 from logweir.runtime.settings import Settings
 
@@ -62,6 +62,11 @@ class _Tenant(msgspec.Struct):
     left: Left = msgspec.field(default_factory=Left)
     is_served: bool = False
     problem: str = ""
+
+
+def _kept(row: control.Tenant, rules: Rules) -> tuple[object, ...]:
+    """What says how long and how much is kept."""
+    return rules, row.spec.get("retention"), row.spec.get("quotas")
 
 
 class Round:
@@ -135,6 +140,8 @@ class Round:
             own = pipelines[row.id]
             rules = Rules(row.retention_days, {one.id: one.retention_days for one in own})
             found = before.get(row.id) or _Tenant(row, frozenset(), rules)
+            if _kept(found.row, found.rules) != _kept(row, rules):
+                found.standing = duties.ruled(found.standing, now_s)
             found.row, found.rules = row, rules
             found.pipelines = frozenset(one.id for one in own if one.state != "deleted")
             count = inserted.get(names.schema(row.id), 0)
@@ -184,6 +191,11 @@ class Round:
         except LeaseHeldError:
             retaining.hide(row.id)
             tenant.standing = duties.refused(tenant.standing, time.monotonic())
+        except RetentionFailedError as error:
+            tenant.standing = duties.partly_done(
+                tenant.standing, work, began_s, time.monotonic(), is_finished=error.is_finished
+            )
+            self._report(tenant, str(error))
         except errors.LogweirError as error:
             self._fail(tenant, str(error))
         except Exception as error:

@@ -65,7 +65,8 @@ class Standing(msgspec.Struct, frozen=True):
     """What this process knows of a tenant; times in seconds of the caller's clock.
 
     `began_s` of the last visit that was let in, `is_unfinished` when a look left something over,
-    `is_over` while more is stored than the tenant may.
+    `is_over` while more is stored than the tenant may, `ruled_s` when it was last said anew how
+    long and how much is kept: the upkeep that follows finds out what goes next.
     """
 
     inserted: int = -1
@@ -73,6 +74,7 @@ class Standing(msgspec.Struct, frozen=True):
     began_s: float = _NEVER
     upkept_s: float = _NEVER
     swept_s: float = _NEVER
+    ruled_s: float = _NEVER
     is_unfinished: bool = False
     is_over: bool = False
     not_before_s: float = _NEVER
@@ -86,11 +88,16 @@ def seen(standing: Standing, inserted: int, now_s: float) -> Standing:
     return msgspec.structs.replace(standing, inserted=inserted, changed_s=now_s)
 
 
+def ruled(standing: Standing, now_s: float) -> Standing:
+    """Return the standing after a change of what is kept: an upkeep that begins later is due."""
+    return msgspec.structs.replace(standing, ruled_s=now_s)
+
+
 def due(standing: Standing, now_s: float) -> Work | None:
     """Return what is to be done for the tenant now."""
     if now_s < standing.not_before_s:
         return None
-    if now_s >= standing.upkept_s + UPKEEP_S:
+    if now_s >= standing.upkept_s + UPKEEP_S or standing.upkept_s < standing.ruled_s:
         return "upkeep"
     if now_s >= standing.swept_s + SWEEP_S:
         return "sweep"
@@ -127,6 +134,15 @@ def failed(standing: Standing, now_s: float) -> Standing:
     return msgspec.structs.replace(
         standing, not_before_s=now_s + wait_s, failures=standing.failures + 1
     )
+
+
+def partly_done(
+    standing: Standing, work: Work, began_s: float, now_s: float, *, is_finished: bool
+) -> Standing:
+    """Return the standing after a visit of which retention alone failed: the tenant waits as after
+    a failure, and has its other works in their turn."""
+    rest = done(standing, work, began_s, is_finished=is_finished, is_over=standing.is_over)
+    return failed(msgspec.structs.replace(rest, failures=standing.failures), now_s)
 
 
 class Cutoffs(msgspec.Struct, frozen=True):

@@ -1,11 +1,11 @@
 """One visit of a keeper to one tenant: what is due is done, piece by piece, under a lease.
 
-    each:         retention (retaining.py)
+    each:         retention (retaining.py); when it fails, the rest is done all the same
     upkeep:       partitions -> prune ledger -> prune producers -> sum usage
     look, sweep:  list small segments -> plan -> load -> combine -> replace ...
 
 Between two pieces, each a transaction of its own, the visit renews its lease, and ends when the
-process stops, when another keeper has the tenant, or when it has merged for long enough.
+process stops, when another keeper has the tenant, or when it has worked for long enough.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Collection, Iterator
-from datetime import UTC, datetime
+from collections.abc import Callable, Collection, Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import msgspec
@@ -27,7 +27,7 @@ from logweir.backends.retention_store import RetentionStore
 from logweir.core import errors, segment
 from logweir.core.names import PipelineId, TenantId
 from logweir.keeper import duties, merges
-from logweir.keeper.retaining import Retaining
+from logweir.keeper.retaining import OutOfTimeError, Retaining
 from logweir.keeper.retention import Rules
 from logweir.runtime import metrics
 from logweir.runtime.life import Life
@@ -41,7 +41,7 @@ RENEW_S: Final = 20.0
 """After which a lease is taken again; no piece of work takes longer than what is left of it."""
 
 VISIT_S: Final = 30.0
-"""How long segments of one tenant are merged before the others have their turn."""
+"""How long segments of one tenant go or are merged before the others have their turn."""
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -53,6 +53,16 @@ class LeaseHeldError(errors.LogweirError):
     """Another keeper has the tenant."""
 
     code = "lease_held"
+
+
+class RetentionFailedError(errors.LogweirError):
+    """Not all that is too old or too much could go; the rest of the visit was done."""
+
+    code = "retention_failed"
+
+    def __init__(self, text: str, *, is_finished: bool) -> None:
+        super().__init__(text)
+        self.is_finished = is_finished
 
 
 class _EndedError(Exception):
@@ -94,10 +104,11 @@ class Lease:
 
 class Left(msgspec.Struct):
     """What a visit leaves behind for the next: segments that are left alone, as far as this process
-    has met them, and what was stored."""
+    has met them, how often partitions could not be dropped, by their start, and what was stored."""
 
     damaged: set[int] = msgspec.field(default_factory=set)
     unknown_up_to: int = 0
+    waits: dict[int, int] = msgspec.field(default_factory=dict)
     storage: Storage = Storage()
 
 
@@ -133,28 +144,51 @@ class Visit:
 
         Raises:
             LeaseHeldError: another keeper serves the tenant; what was done is done.
+            RetentionFailedError: retention failed, the rest is done.
             UnavailableError: the store or the control schema does not answer.
         """
+        problem, is_retained = "", True
         try:
             await self._lease.hold()
             now = await self._store.now()
             if rules is not None:
-                await self._retain(rules, is_whole=work == "upkeep")
-            if work == "upkeep":
-                await self._upkeep(pipelines, now)
-                return True
-            since = now - duties.FRESH if work == "look" else EPOCH
-            return await self._merge((int(since.timestamp()) * 10**9, -1))
+                try:
+                    is_retained = await self._retain(rules, _clock(now), is_whole=work == "upkeep")
+                except (_EndedError, LeaseHeldError):
+                    raise
+                except errors.LogweirError as error:
+                    problem = str(error)
+                except Exception as error:
+                    logger.exception("retention failed", extra={"tenant": self._tenant})
+                    problem = type(error).__name__
+            is_finished = await self._rest(work, pipelines, now) and is_retained
         except _EndedError:
             return False
+        if problem:
+            raise RetentionFailedError(problem, is_finished=is_finished)
+        return is_finished
 
-    async def _retain(self, rules: Rules, *, is_whole: bool) -> None:
-        """Let go what is too old or too much; a schema that cannot yet keeps all."""
+    async def _retain(self, rules: Rules, now_ns: Callable[[], int], *, is_whole: bool) -> bool:
+        """Let go what is too old or too much; a schema that cannot yet keeps all. False when there
+        was no time for all of it."""
         if not await self._store.is_migrated():
-            return
+            return True
         with _counted("retention"):
-            retaining = Retaining(self._tenant, self._store, rules, self._next)
-            self._left.storage = await retaining.run(self._left.storage, is_whole=is_whole)
+            waits = self._left.waits
+            between = self._next_in_time
+            retaining = Retaining(self._tenant, self._store, rules, between, now_ns, waits)
+            found = await retaining.run(self._left.storage, is_whole=is_whole)
+            self._left.storage, is_finished = found
+        return is_finished
+
+    async def _rest(
+        self, work: duties.Work, pipelines: Collection[PipelineId], now: datetime
+    ) -> bool:
+        if work == "upkeep":
+            await self._upkeep(pipelines, now)
+            return True
+        since = now - duties.FRESH if work == "look" else EPOCH
+        return await self._merge((int(since.timestamp()) * 10**9, -1))
 
     async def _upkeep(self, pipelines: Collection[PipelineId], now: datetime) -> None:
         with _counted("partitions"):
@@ -179,6 +213,16 @@ class Visit:
             raise _EndedError
         failpoint.reach("keeper.between_pieces", errors.UnavailableError)
         await self._lease.hold()
+
+    async def _next_in_time(self) -> None:
+        """The same where the others' turn is not to be waited for any longer.
+
+        Raises:
+            OutOfTimeError: the visit has lasted for long enough.
+        """
+        await self._next()
+        if time.monotonic() >= self._end_s:
+            raise OutOfTimeError
 
     # ---- ledgers -----------------------------------------------------------------------------
 
@@ -262,6 +306,13 @@ class Visit:
                 "segments of a newer program left alone",
                 extra={"tenant": self._tenant, "segments": count, "known": segment.VERSION},
             )
+
+
+def _clock(now: datetime) -> Callable[[], int]:
+    """Goes on from the store's time of now; in nanoseconds."""
+    read_ns = time.monotonic_ns()
+    now_ns = (now - EPOCH) // timedelta(microseconds=1) * 1000
+    return lambda: now_ns + time.monotonic_ns() - read_ns
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ storage of each tenant's schema --every 2 s--> status.storage, and "over" in its
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable
 
@@ -15,6 +16,8 @@ from logweir.backends.control import Control, Storage, Tenant
 from logweir.core import bounds, moments
 from logweir.core.names import TenantId
 
+logger = logging.getLogger(__name__)
+
 
 class Measures:
     """What was noted last, of all tenants."""
@@ -24,26 +27,51 @@ class Measures:
         self._journal = journal
         self._found: dict[TenantId, Storage] = {}
         self._told: dict[TenantId, bool] = {}
+        self._problems: dict[TenantId, str] = {}
         self._read_at_s = float("-inf")
 
     async def follow(self, tenants: Iterable[Tenant]) -> None:
         """Read what is noted of these tenants when it is time to, and tell their journals.
 
-        Raises:
-            UnavailableError: the store does not answer.
+        A tenant for which that fails keeps what was found and said of it last: its ingest stays
+        as it is, and the others are followed all the same.
         """
         now_s = time.monotonic()
         is_due = now_s >= self._read_at_s + bounds.STORED_READ_S
         if is_due:
             self._read_at_s = now_s
-            self._found = {}
-        told, self._told = self._told, {}
-        for tenant in tenants:
-            if is_due and (found := await self._control.storage(tenant.id)):
-                self._found[tenant.id] = found
-            is_over = tenant.is_over(self._found.get(tenant.id, Storage()))
-            if told.get(tenant.id) != is_over:
-                await provision.set_stored(self._journal, tenant.id, is_over=is_over)
+        followed = {tenant.id: tenant for tenant in tenants}
+        for tenant in followed.values():
+            try:
+                if is_due:
+                    await self._read(tenant.id)
+                await self._tell(tenant)
+            except Exception as error:
+                if repr(error) != self._problems.get(tenant.id):  # else it is in the log already
+                    logger.exception("stored bytes not followed", extra={"tenant": tenant.id})
+                self._problems[tenant.id] = repr(error)
+            else:
+                if is_due:
+                    self._problems.pop(tenant.id, None)
+        for known in (self._found, self._told, self._problems):
+            for gone in known.keys() - followed.keys():
+                del known[gone]
+
+    async def _read(self, tenant: TenantId) -> None:
+        found = await self._control.storage(tenant)
+        if found is not None:
+            self._found[tenant] = found
+
+    async def _tell(self, tenant: Tenant) -> None:
+        """Tell a journal what it does not know yet; nothing when nothing was measured."""
+        found = self._found.get(tenant.id)
+        if found is None:
+            return
+        is_over = tenant.is_over(found)
+        if self._told.get(tenant.id) != is_over:
+            # Until it is surely told it is not known what the journal believes.
+            self._told.pop(tenant.id, None)
+            await provision.set_stored(self._journal, tenant.id, is_over=is_over)
             self._told[tenant.id] = is_over
 
     def status(self, tenant: TenantId) -> dict[str, object]:

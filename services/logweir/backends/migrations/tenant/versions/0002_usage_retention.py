@@ -107,8 +107,11 @@ begin
         end if;
     end if;
     -- A snapshot that is older than the decision may want the records, and would find none, in
-    -- silence, if it had not touched the table yet. All that has expired is decided at once.
-    select s.leaving_since into decided from {schema}.storage s where s.leaving_until >= end_ns;
+    -- silence, if it had not touched the table yet. All that has expired is decided at once. What
+    -- is too much is decided for one partition: who begins after it is gone knows nothing of that.
+    select s.leaving_since into decided from {schema}.storage s
+    where s.leaving_until >= end_ns and (s.leaving_until <= expired_ns or exists (
+        select from {schema}.partition_bounds() b where b.high = s.leaving_until));
     if decided is null then
         decided := pg_current_xact_id();
         update {schema}.storage set leaving_since = decided, leaving_until = greatest(end_ns,
@@ -122,7 +125,14 @@ begin
     ) then
         return 'waits';
     end if;
-    lock table {schema}.segments in access exclusive mode;
+    -- Who waits for this lock blocks all who come after: not for longer than they hardly notice.
+    begin
+        perform set_config('lock_timeout', '100ms', true);
+        lock table only {schema}.segments in access exclusive mode;
+        execute format('lock table {schema}.%I in access exclusive mode', partition);
+    exception when lock_not_available then
+        return 'waits';
+    end;
     for gone in execute format('select s.pipeline, sum(octet_length(s.body)'
         ' + coalesce(octet_length(s.filter), 0))::int8 as bytes from {schema}.%I s group by 1',
         partition)
@@ -130,6 +140,9 @@ begin
         perform {schema}.change_usage(gone.pipeline, -gone.bytes);
     end loop;
     execute format('drop table {schema}.%I', partition);
+    if end_ns > expired_ns then
+        update {schema}.storage set leaving_since = null, leaving_until = null;
+    end if;
     return 'dropped';
 end
 $body$
