@@ -17,8 +17,8 @@ from builders import record, records
 from prometheus_client import parser
 
 from logweir.backends import journal, provision
-from logweir.core import keys
-from logweir.core.binding import IngestBinding
+from logweir.core import block, keys
+from logweir.core.binding import IngestBinding, Login
 from logweir.core.names import PipelineId, journal_pipeline
 from logweir.ingest import app as ingest_app
 from logweir.ingest.app import Ingest
@@ -541,3 +541,19 @@ async def test_a_sender_who_goes_away_in_the_middle_is_counted_and_nothing_is_st
 
     await until(is_counted)
     assert await ingest_door.entries(tenant) == []
+
+
+async def test_refusals_are_counted_on_when_a_password_changes(tenant):
+    app = Ingest()
+    async with ingest_door.ingest(tenant, app) as door:
+        refused = await door.post({"no": "message"})
+        [own] = ingest_door.binding(tenant).tenants
+        other = msgspec.structs.replace(own, login=Login(own.login.user, "another"))
+        await app.bind(IngestBinding((other,)))
+        await app.bind(IngestBinding((own,)))
+        taken = await door.post(record())
+
+    [entry] = await ingest_door.entries(tenant)
+    header = block.header(entry.payload)
+    assert (refused.status_code, taken.status_code) == (400, 200)
+    assert header.refused == {"all_rejected": 1}
