@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from logweir.core import bounds
 from logweir.gateway import config
 from logweir.gateway.routes import BODY_BYTES
-from logweir.query import params
+from logweir.query import params, search
 from logweir.runtime.settings import Tls
 from logweir.standalone import binaries, servers
 
@@ -119,6 +119,10 @@ def test_a_plain_user_names_no_user_to_drop_to():
 def test_a_body_at_the_bound_is_let_through():
     assert BODY_BYTES["ingest"] > bounds.MAX_BODY_BYTES
     assert BODY_BYTES["query"] > params.MAX_BODY_BYTES
+
+
+def test_a_page_of_records_fits_into_the_file_of_an_answer():
+    assert config.ANSWER_FILE_MIB << 20 > search.MAX_ANSWER_BYTES
 
 
 def test_roles_keep_idle_connections_longer_than_the_gateway():

@@ -17,6 +17,7 @@ from fronting import KEY, Echo, Front, check_error, parsed, running, serving_in_
 from hypothesis import given
 from hypothesis import strategies as st
 from machine import family, until
+from websockets.sync.client import connect
 
 from logweir.core import keys
 from logweir.core.binding import IngestBinding
@@ -342,6 +343,26 @@ def test_an_address_has_so_many_requests_at_a_time(limited):
 
         check_over(httpx2.get(front.url + "/api/v1/query"))
         check_over(httpx2.post(front.url + "/ingest", headers={"X-API-Key": KEY}))
+
+
+@pytest.mark.parametrize("keyed", FORMS)
+def test_a_key_has_so_many_answers_of_query_at_a_time_and_nothing_else_is_hindered(limited, keyed):
+    other, url = FORGED.replace("a", "b"), "/api/v1/query"
+    with limited(answers=2) as front, contextlib.ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(begun(front, 0, 0, keyed(FORGED), url + "?lines=1"))
+        until(lambda: len(front.query.seen) == 2)
+
+        check_over(httpx2.get(front.url + url, headers=keyed(FORGED)))
+        assert httpx2.get(front.url + url, headers=keyed(other)).status_code == 200
+        assert httpx2.get(front.url + url).status_code == 200
+        assert post(front, 1000, keyed(FORGED)).status_code == 200
+        with connect(
+            front.url.replace("http", "ws") + "/api/v1/tail", additional_headers=keyed(FORGED)
+        ) as tail:
+            tail.send("still")
+            assert tail.recv(timeout=10) == "still"
+        front.query.release.set()
 
 
 def test_passwords_are_taken_slowly_and_all_else_goes_on(limited):

@@ -64,6 +64,16 @@ def test_a_taken_address_is_refused_with_the_fix():
     assert "choose another" in found.value.hint
 
 
+def test_all_addresses_of_ipv6_are_none_of_ipv4():
+    """As NGINX has it; the two can stand side by side on one port."""
+    with web.bind(Listen("::", 0)) as of_ipv6:
+        port = of_ipv6.getsockname()[1]
+
+        socket.create_connection(("::1", port), timeout=10).close()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), timeout=10)
+
+
 def test_an_unavailable_answer_says_when_to_come_back():
     assert web.error_headers(errors.UnavailableError("x", retry_after_s=2.2)) == (
         (b"retry-after", b"3"),

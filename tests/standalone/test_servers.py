@@ -17,6 +17,8 @@ import pytest
 from machine import NOBODY, is_running, root_only, until
 
 from logweir.core import errors
+from logweir.runtime import web
+from logweir.runtime.settings import Listen
 from logweir.standalone import servers, up
 
 LOYAL = "#!/bin/sh\ntrap 'echo told >> told; exit 0' TERM\nwhile :; do sleep 0.01; done\n"
@@ -362,13 +364,19 @@ def test_a_port_whose_last_connection_is_not_over_yet_can_be_listened_on(monkeyp
         assert made.getsockname()[1] == port
 
 
-def test_a_port_is_free_but_while_something_listens():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1", "::"])
+def test_a_port_is_free_but_while_something_listens(host):
+    with web.bind(Listen(host, 0)) as listener:
         port = listener.getsockname()[1]
-        while_open = servers.port_is_free(port)
+        while_open = servers.port_is_free(port, host)
 
     assert not while_open
-    assert servers.port_is_free(port)
+    assert servers.port_is_free(port, host)
+
+
+def test_a_port_that_only_ipv4_uses_is_free_for_all_of_ipv6():
+    with web.bind(Listen("0.0.0.0", 0)) as listener:
+        assert servers.port_is_free(listener.getsockname()[1], "::")
 
 
 def test_a_port_whose_last_connections_are_fading_is_free():

@@ -41,8 +41,9 @@ BODY_TIMEOUT_S: Final = 15
 SEND_TIMEOUT_S: Final = 30
 """How long a reader may take nothing of an answer."""
 
-ANSWER_FILE_MIB: Final = 64
-"""So much of an answer to a slow reader is in a file, so that the role is done with it."""
+ANSWER_FILE_MIB: Final = 20
+"""So much of an answer to a slow reader is in a file, so that the role is done with it: a page of
+records, which has at most 16 MiB of texts."""
 
 STREAM_TIMEOUT_S: Final = 3600
 """The same for a WebSocket. The role pings far more often, so only a dead one is silent."""

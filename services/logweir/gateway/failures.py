@@ -68,7 +68,7 @@ FAILURES: Final = (
         (OVER_LIMIT,),
         429,
         errors.OverLimitError(
-            "Too many requests come from this address, or large ones with this key.",
+            "Too many requests come from this address, or large ones or queries with this key.",
             retry_after_s=1.0,
             hint="Wait as long as Retry-After says; send more records in fewer requests.",
         ),

@@ -5,6 +5,7 @@ are of what a client can take up, strict only where passwords are taken; roles l
 
     in flight        of one address: its requests and WebSockets, each a connection and a buffer
     large bodies     of one key: each a file of up to 8 MiB; none of it before ingest knows the key
+    answers          of one key, from query: each a file of up to 20 MiB while its reader is slow
     requests/second  of one address: to query; far fewer where passwords are taken
 
 Bodies go to ingest only with a header that could be a key. One that would be more than a small
@@ -42,6 +43,9 @@ class Limits(msgspec.Struct, frozen=True):
 
     large_bodies: int = 64
     """Bodies of more than 60 kB, with one key, at a time: at most 0.5 GiB on disk."""
+
+    answers: int = 32
+    """Requests to query with one key at a time: at most 640 MiB on disk. Live tails are apart."""
 
     requests_per_s: int = 1000
     """Of one address, to all but ingest."""
@@ -82,6 +86,7 @@ def zones(limits: Limits) -> Iterator[str]:
     rate, slow = limits.requests_per_s, limits.passwords_per_s
     yield "limit_conn_zone $client_network zone=in_flight:4m;"
     yield "limit_conn_zone $large_of_key zone=large_bodies:4m;"
+    yield "limit_conn_zone $sent_key zone=answers:16m;"
     yield f"limit_req_zone $client_network zone=requests:4m rate={rate}r/s;"
     yield f"limit_req_zone $client_network zone=passwords:4m rate={slow}r/s;"
     yield f"limit_conn_status {OVER_LIMIT};"
@@ -100,6 +105,8 @@ def of_route(route: Route, limits: Limits, *, can_check: bool) -> Iterator[str]:
     elif route.takes_passwords:
         yield f"limit_req zone=passwords burst={4 * limits.passwords_per_s} nodelay;"
     else:
+        if route.role == "query" and not route.is_stream:
+            yield f"limit_conn answers {limits.answers};"
         yield f"limit_req zone=requests burst={2 * limits.requests_per_s} nodelay;"
 
 

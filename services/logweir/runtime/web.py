@@ -122,7 +122,7 @@ async def serve_ops(listen: Listen, life: Life) -> None:
 
 
 def bind(listen: Listen) -> socket.socket:
-    """Return the listening socket, inherited or made here.
+    """Return the listening socket, inherited or made here; one of IPv6 takes no IPv4, as NGINX's.
 
     Raises:
         SetupError: the address is taken.
@@ -131,6 +131,8 @@ def bind(listen: Listen) -> socket.socket:
         return socket.socket(fileno=listen.fd)
     made = socket.socket(socket.AF_INET6 if ":" in listen.host else socket.AF_INET)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if made.family == socket.AF_INET6:
+        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     try:
         made.bind((listen.host, listen.port))
     except OSError as cause:

@@ -95,7 +95,7 @@ def _host(text: str) -> str:
     except ValueError as cause:
         raise errors.SetupError(
             f"--listen takes an address of this machine, not {text!r}.",
-            hint="Use 0.0.0.0 or :: for all of them.",
+            hint="Use 0.0.0.0 for all of IPv4, or :: for all of IPv6.",
         ) from cause
 
 

@@ -195,8 +195,11 @@ def port_is_free(port: int, host: str = LOOPBACK) -> bool:
 
 def port_problem(port: int, host: str = LOOPBACK) -> str:
     """Return why a server could not listen on the port now; empty when it could."""
-    with socket.socket() as probe:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         try:
             probe.bind((host, port))
         except PermissionError:
