@@ -15,7 +15,7 @@ from builders import delivery, record
 from psycopg import sql
 from world import Tenant
 
-from logweir.backends import control, provision, store
+from logweir.backends import control, failpoint, provision, store
 from logweir.backends.keeper_store import SmallSegment
 from logweir.backends.retention_store import RetentionStore
 from logweir.core import segment
@@ -28,6 +28,11 @@ from logweir.runtime.life import Life
 SEGMENT = (
     "pipeline, min_ts, max_ts, n, raw_bytes, codec, layout, label_sets, counts, filter_version,"
     " filter, body"
+)
+
+RETENTION_POINTS = ("keeper.mid_expire", "keeper.after_expire", "keeper.after_drop")
+MERGE_POINTS = tuple(
+    one for one in failpoint.POINTS if one.startswith("keeper.") and one not in RETENTION_POINTS
 )
 
 

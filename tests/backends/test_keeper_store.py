@@ -14,6 +14,7 @@ from keeping import ask, keeper_store, smalls, stored, write
 from world import Tenant
 
 from logweir.backends import keeper_store as doors
+from logweir.backends import provision
 from logweir.core import errors
 from logweir.core.names import PipelineId
 from logweir.keeper import merges
@@ -221,6 +222,39 @@ async def test_the_horizon_is_never_later_than_now(tenant):
     (found,) = await keeper_store(tenant).horizons()
 
     assert found.at <= await keeper_store(tenant).now()
+
+
+async def test_a_pipelines_newest_usage_is_found_without_reading_all_of_it(tenant):
+    other = PipelineId(tenant.pipeline + 1)
+    for pipeline in (tenant.pipeline, other):
+        await ask(
+            tenant,
+            "insert into {}.usage (at, pipeline, stored_bytes)"
+            " select %s::timestamptz - make_interval(hours => n), %s, 1"
+            " from generate_series(0, 4999) as n",
+            [NOW - SECOND, pipeline],
+        )
+    await ask(tenant, "analyze {}.usage")
+    door = keeper_store(tenant)
+    # A superuser's: nobody else may read statistics of the tables.
+    url = tenant.postgres.url(database=provision.DATABASE)
+    door._connection = await psycopg.AsyncConnection.connect(url, autocommit=True)
+
+    async with door._door() as connection, connection.transaction():
+        found = await door.horizons()
+        await door._count_change(connection, other, 7)
+        cursor = await connection.execute(
+            "select pg_stat_get_xact_tuples_returned(%(t)s::regclass)"
+            " + pg_stat_get_xact_tuples_fetched(%(t)s::regclass)",
+            {"t": f"{tenant.schema}.usage"},
+        )
+        [(rows_read,)] = await cursor.fetchall()
+
+    assert {one.pipeline: one.at for one in found} == {
+        tenant.pipeline: NOW - SECOND,
+        other: NOW - SECOND,
+    }
+    assert rows_read <= 10
 
 
 async def test_rows_from_before_the_cutoff_go_to_the_second(tenant):

@@ -284,8 +284,9 @@ class _Judge:
             return
         if found not in allowed:
             self.miss("wrong receipt", f"{ack.receipt}: the ledger says {found}", request)
-        word = self.truth.receipts.get(ack.receipt, "stored")
-        if word != "stored":
+        right = "repeated" if found is not None and found.repeated else "stored"
+        word = self.truth.receipts.get(ack.receipt, right)
+        if word != right:
             self.miss("wrong receipt", f"{ack.receipt}: the API says {word}", request)
 
     def is_refused(self, receipt: str) -> bool:

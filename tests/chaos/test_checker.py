@@ -277,6 +277,15 @@ def test_a_receipt_that_the_api_does_not_call_stored_is_named():
     assert kinds(there) == {"wrong receipt": 1}
 
 
+@pytest.mark.parametrize(("word", "misses"), [("repeated", {}), ("stored", {"wrong receipt": 1})])
+def test_the_api_calls_a_request_that_another_block_stored_first_a_repeat(word, misses):
+    there = truth()
+    there.outcomes = dict(there.outcomes) | {"block.2": Outcome(repeated=4)}
+    there.receipts = {"block.2": word}
+
+    assert kinds(there) == misses
+
+
 def refused_block() -> tuple[Truth, list[history.Line]]:
     """A day in which the store refused a block: it is in quarantine, under one outcome."""
     answer = msgspec.structs.replace(ack("refused block", 1), receipt="bad.1")

@@ -21,13 +21,11 @@ from keeping import age, ask, count, stored, write
 from serving import Role, serving, until
 from world import Tenant
 
-from logweir.backends import failpoint, provision, redis_client
+from logweir.backends import provision, redis_client
 from logweir.core.binding import JournalServer, Login
 from logweir.keeper import app, duties, merges
 from logweir.standalone import accounts, servers
 from logweir.standalone.postgres import Postgres
-
-KEEPER_POINTS = [one for one in failpoint.POINTS if one.startswith("keeper.")]
 
 PROGRAM = """
 import sys
@@ -330,7 +328,7 @@ async def test_a_killed_keeper_loses_nothing_and_its_lease_stays_until_it_runs_o
     assert not await heir.take_lease(f"keeper/{tenant.id}", "heir", 1.0)
 
 
-@pytest.mark.parametrize("point", KEEPER_POINTS)
+@pytest.mark.parametrize("point", keeping.MERGE_POINTS)
 async def test_a_keeper_that_dies_there_loses_and_doubles_nothing(tenant, tmp_path, point):
     await write(tenant, 300, 1)
     await age(tenant)
@@ -408,3 +406,29 @@ async def test_a_tenant_whose_retention_fails_is_told_and_merged_all_the_same(te
         await write(tenant, 40)
         await until_count(tenant, 20)
         await until_text(role, "logweir_keeper_failing_tenants 1.0")
+
+
+@pytest.mark.parametrize("point", keeping.RETENTION_POINTS)
+async def test_a_keeper_that_dies_there_leaves_usage_that_adds_up(tenant, tmp_path, point):
+    now_s, pipeline = int(time.time()), tenant.pipelines["default"]
+    [(month,)] = await ask(tenant, "select name from {}.partition_bounds()")
+    await ask(tenant, f"drop table {{}}.{month}")
+    await ask(tenant, "update {}.settings set partition_width = 'day'")
+    for days in (20, 7, 0):
+        await write(tenant, 3, timestamp=now_s - days * 86400)
+    await ask(tenant, "update {}.settings set retention_days = 10")
+    await tenant.control.set_tenant(tenant.id, "active", 10, {})
+    await tenant.control.ensure_pipeline(tenant.id, pipeline.name, 5, {})
+
+    async with process(tenant, tmp_path, f"{point}:crash:1") as keeper:
+        async with asyncio.timeout(20):
+            _, errors = await keeper.communicate()
+
+    assert keeper.returncode == -signal.SIGKILL
+    assert msgspec.json.decode(errors.splitlines()[-1])["point"] == point
+    assert await count(tenant) == (3 if point == "keeper.after_expire" else 6)
+    assert await ask(
+        tenant,
+        "select (select sum(length(body) + length(filter)) from {0}.segments)"
+        " = (select sum(stored_bytes) from {0}.usage)",
+    ) == [(True,)]

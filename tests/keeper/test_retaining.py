@@ -17,8 +17,9 @@ from keeping import ask, count, stored, visit, write
 from prometheus_client import REGISTRY
 from world import Tenant
 
-from logweir.backends import provision
+from logweir.backends import failpoint, provision
 from logweir.backends.retention_store import Partition, RetentionStore
+from logweir.core import errors
 from logweir.keeper import merges, retaining
 from logweir.keeper import visit as visits
 from logweir.keeper.retention import Rules
@@ -247,6 +248,29 @@ async def test_retention_that_takes_long_ends_and_is_noted_and_goes_on_later(dai
 
     assert (first, left, noted[0]) == (False, {0, 20}, stored_bytes)
     assert (second, await ages(daily)) == (True, {0})
+
+
+@pytest.mark.parametrize("point", keeping.RETENTION_POINTS)
+async def test_retention_that_fails_there_adds_up_and_goes_on(daily, point):
+    await write_days(daily, 0, 40)
+    await write_days(daily, 20, pipeline="audit")
+    await keep_days(daily, 30)
+    rules = Rules(30, {daily.pipelines["audit"].id: 5})
+    failpoint.arm(f"{point}:error:1")
+    try:
+        with pytest.raises(errors.LogweirError, match=point):
+            await visit(daily).run("look", [], rules)
+    finally:
+        failpoint.arm("")
+    left, did_add_up = await ages(daily), await adds_up(daily)
+
+    await visit(daily).run("look", [], rules)
+
+    assert (20 in left) == (point == "keeper.mid_expire")
+    assert 40 not in left
+    assert did_add_up
+    assert await ages(daily) == {0}
+    assert await adds_up(daily)
 
 
 # ---- readers -----------------------------------------------------------------------------------

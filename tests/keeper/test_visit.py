@@ -243,7 +243,7 @@ async def test_two_keepers_at_once_lose_and_double_nothing(tenant, monkeypatch):
     assert sum(before.values()) == 300
 
 
-@pytest.mark.parametrize("point", [one for one in failpoint.POINTS if one.startswith("keeper.")])
+@pytest.mark.parametrize("point", keeping.MERGE_POINTS)
 async def test_a_visit_that_fails_there_loses_and_doubles_nothing(tenant, monkeypatch, point):
     monkeypatch.setattr(merges, "MAX_MEMBERS", 10)
     await write(tenant, 30)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import httpx2
+import msgspec
 import pytest
 import world
 from builders import delivered, encode, records, request
@@ -54,7 +55,7 @@ async def test_a_request_is_buffered_then_stored(client, tenant):
     }
 
 
-async def test_a_repeat_has_the_state_of_the_first(client, tenant):
+async def test_a_repeat_is_called_a_repeat(client, tenant):
     first, again = (
         encode(tenant.id, tenant.pipeline, [request(records(2), key="k")]) for _ in range(2)
     )
@@ -64,7 +65,21 @@ async def test_a_repeat_has_the_state_of_the_first(client, tenant):
     found = (await client.get(f"/api/v1/receipts/{receipt_of(again)}")).json()
 
     assert await state_of(client, first) == "stored"
-    assert (found["state"], found["counts"]["repeated"]) == ("stored", 2)
+    assert (found["state"], found["counts"]["repeated"]) == ("repeated", 2)
+
+
+async def test_a_repeat_of_what_is_in_quarantine_is_not_called_stored(client, tenant):
+    first, again = (
+        encode(tenant.id, tenant.pipeline, [request(records(2), key="k")]) for _ in range(2)
+    )
+    refused = msgspec.structs.replace(delivered(first), records=None, problem="refused")
+    await tenant.store().commit(
+        tenant.pipeline, [refused], now_ns=time.time_ns(), retention_days=30
+    )
+    await store(tenant, again)
+
+    assert await state_of(client, first) == "quarantined"
+    assert await state_of(client, again) == "repeated"
 
 
 async def test_a_key_that_came_with_another_body_is_quarantined(client, tenant):
@@ -207,7 +222,7 @@ async def test_what_is_no_receipt_is_refused(empty_client, text):
     [
         pytest.param(settle.Outcome(stored=1, quarantined=1), "quarantined", id="some bad"),
         pytest.param(settle.Outcome(stored=1, expired=1), "stored", id="some too old"),
-        pytest.param(settle.Outcome(expired=1, repeated=1), "stored", id="known and too old"),
+        pytest.param(settle.Outcome(expired=1, repeated=1), "repeated", id="known and too old"),
         pytest.param(settle.Outcome(), "stored", id="an empty request"),
     ],
 )

@@ -266,11 +266,7 @@ class KeeperStore(_Door):
     async def horizons(self) -> list[Horizon]:
         """Return for each pipeline that ever stored anything how far it was drained: the arrival
         of its oldest pending block as its newest row of `usage` tells it, at most now."""
-        rows = await self._rows(
-            "select distinct on (u.pipeline) u.pipeline,"
-            " least(coalesce(u.oldest_pending_at, u.at), now()) from {}.usage u"
-            " order by u.pipeline, u.at desc"
-        )
+        rows = await self._rows(_HORIZONS)
         return [Horizon(*row) for row in rows]
 
     async def ledger_pages(self) -> int:
@@ -357,6 +353,17 @@ def which(group: Sequence[Located]) -> dict[str, object]:
     ids = [one.id for one in group]
     return {"ids": ids, "times": times, "low": min(times), "high": max(times)}
 
+
+_HORIZONS: Final = """  -- from pipeline to pipeline by the index: one row of each is read
+with recursive found (pipeline) as (
+    select min(u.pipeline) from {0}.usage u union all
+    select (select min(u.pipeline) from {0}.usage u where u.pipeline > f.pipeline) from found f
+    where f.pipeline is not null
+)
+select f.pipeline, newest.at from found f cross join lateral (
+    select least(coalesce(u.oldest_pending_at, u.at), now()) as at from {0}.usage u
+    where u.pipeline = f.pipeline order by u.at desc limit 1) as newest
+"""
 
 _SUM_USAGE: Final = """
 with chosen as (

@@ -15,7 +15,7 @@ from typing import Final, Literal
 import msgspec
 import psycopg
 
-from logweir.backends import store
+from logweir.backends import failpoint, store
 from logweir.backends.control import Storage
 from logweir.backends.keeper_store import DELETE_SEGMENTS, KeeperStore, which
 from logweir.core.names import PipelineId
@@ -158,12 +158,15 @@ class RetentionStore(KeeperStore):
     async def delete(self, segments: Sequence[Kept]) -> int:
         """Delete segments; return the bytes of those that were still there."""
         gone: dict[PipelineId, int] = {}
-        async with self._door() as connection, connection.transaction():
-            cursor = await connection.execute(self._sql(DELETE_SEGMENTS), which(segments))
-            for pipeline, size_bytes in await cursor.fetchall():
-                gone[pipeline] = gone.get(pipeline, 0) + size_bytes
-            for pipeline, size_bytes in gone.items():
-                await self._count_change(connection, pipeline, -size_bytes)
+        async with self._door() as connection:
+            async with connection.transaction():
+                cursor = await connection.execute(self._sql(DELETE_SEGMENTS), which(segments))
+                for pipeline, size_bytes in await cursor.fetchall():
+                    gone[pipeline] = gone.get(pipeline, 0) + size_bytes
+                failpoint.reach("keeper.mid_expire")
+                for pipeline, size_bytes in gone.items():
+                    await self._count_change(connection, pipeline, -size_bytes)
+            failpoint.reach("keeper.after_expire")
         return sum(gone.values())
 
     async def drop_partition(self, partition: Partition) -> Dropped:
@@ -180,5 +183,7 @@ class RetentionStore(KeeperStore):
                 if error.sqlstate != _NOT_EXPIRED:
                     raise
                 return "kept"
-        found: Dropped = rows[0][0]
+            found: Dropped = rows[0][0]
+            if found == "dropped":
+                failpoint.reach("keeper.after_drop")
         return found

@@ -47,10 +47,15 @@ def outcome(row: LedgerRow, index: int) -> settle.Outcome | None:
 
 
 def state(counts: settle.Outcome) -> str:
-    """Return the one word for an outcome: the worst news that is in it."""
+    """Return the one word for an outcome: the worst news that is in it.
+
+    A repeat is not called stored: the first request with its key may be in quarantine.
+    """
     if counts.quarantined:
         return "quarantined"
-    if counts.expired and not counts.stored and not counts.repeated:
+    if counts.repeated:
+        return "repeated"
+    if counts.expired and not counts.stored:
         return "expired"
     return "stored"
 

@@ -21,6 +21,9 @@ create table storage (
     leaving_since xid8
 ) with (fillfactor = 50);
 insert into storage default values;
+
+-- For a pipeline's newest row, and for the sum of all: usage is kept for ever.
+create index usage_newest on usage (pipeline, at desc) include (stored_bytes);
 """
 
 _CHANGE_USAGE = """
