@@ -10,6 +10,7 @@ import psycopg
 from reconciling import Place
 
 from logweir.backends import control, provision
+from logweir.backends.journal import TOLD
 from logweir.core import names
 from logweir.core.binding import CollectorBinding, IngestBinding
 from logweir.core.names import TenantId
@@ -105,6 +106,8 @@ async def _journal(place: Place, tenant: TenantId) -> list[object]:
     for key in sorted(await journal.keys(prefix + "*")):
         kind = await journal.type(key)
         value = await journal.hgetall(key) if kind == b"hash" else kind
+        if kind == b"hash":
+            value.pop(TOLD.encode(), None)  # the moment of the last telling
         found.append((re.sub(r":\d+:", ":N:", key.decode()), value))
         if kind == b"stream":
             groups = await journal.xinfo_groups(key)

@@ -53,8 +53,7 @@ def _link(links: dict[str, int]) -> None:
         make = getattr(bindings, role)
 
         def made(*args: Any, make: Any = make, role: str = role) -> Any:
-            *served, site = args
-            return make(*served, linked(site, role))
+            return make(*(linked(one, role) if isinstance(one, Site) else one for one in args))
 
         setattr(bindings, role, made)
 
