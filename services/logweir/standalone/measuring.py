@@ -43,7 +43,7 @@ class Measures:
         followed = {tenant.id: tenant for tenant in tenants}
         for tenant in followed.values():
             try:
-                if is_due:
+                if is_due or tenant.id not in self._found:
                     await self._read(tenant.id)
                 await self._tell(tenant)
             except Exception as error:
