@@ -155,8 +155,10 @@ async def test_after_its_end_an_id_has_other_secrets(door, end):
     await door.release_tenant_id(first.id)
     again = await claim(door, first.id)
 
-    for one in ("writer", "reader", "keeper", "redis", "ingest", "access"):
+    for one in ("writer", "reader", "keeper", "redis"):
         assert getattr(again, f"{one}_revision") == getattr(first, f"{one}_revision") + 1
+    for one in ("ingest", "access"):  # ingest may have been told of the next one
+        assert getattr(again, f"{one}_revision") == getattr(first, f"{one}_revision") + 2
 
 
 @pytest.mark.parametrize("state", states.LEAVING)
@@ -298,7 +300,7 @@ async def test_a_key_has_the_revision_of_its_class(door):
     tenant = await claim(door, tenant.id)
     ingest = await key(door, tenant, scopes=keys.SCOPE_INGEST)
 
-    assert ingest.key().revision == tenant.ingest_revision == 2
+    assert ingest.key().revision == tenant.ingest_revision == 3
     assert ingest.key().is_ingest
 
 

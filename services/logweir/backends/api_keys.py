@@ -15,7 +15,7 @@ import msgspec
 import psycopg
 
 from logweir.backends.control import ApiKeyRow, Control
-from logweir.core import errors, keys
+from logweir.core import access, errors, keys
 from logweir.core.names import PipelineId, TenantId
 
 MAX_KEYS: Final = 200
@@ -222,8 +222,7 @@ async def _check_maker(connection: _Connection, maker: int) -> None:
         " or expires_at <= clock_timestamp())",
         [maker],
     )
-    if await cursor.fetchone() is not None:
-        raise errors.UnauthorizedError
+    access.check_in_force(is_ended=await cursor.fetchone() is not None)
 
 
 async def _check_room(connection: _Connection, tenant: TenantId) -> None:

@@ -133,6 +133,16 @@ def decide(found: keys.SignedKey, facts: Facts, wanted: Wanted, now_s: float) ->
     return key
 
 
+def check_in_force(*, is_ended: bool) -> None:
+    """Refuse a key that was let in, when the control schema says by now that it has ended.
+
+    Raises:
+        UnauthorizedError: it has.
+    """
+    if is_ended:
+        raise errors.UnauthorizedError
+
+
 def check_news(heard_s: float, now_s: float) -> None:
     """Fail closed when it was last heard of revocations at `heard_s`, and that is too long ago.
 
