@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 
 import everything
 import pytest
 from cutting import Wire
 from reconciling import Place, pipeline, tenant
+
+from logweir.backends import provision
+from logweir.standalone import accounts, servers
+from logweir.standalone.postgres import Postgres
+from logweir.standalone.valkey import Valkey
 
 MAX_PASSES = 8
 CHANGES = 15
@@ -90,6 +96,24 @@ async def die(place: Place, wire: Wire, name: str, changes: int) -> bool:
         return False
     finally:
         wire.mend()
+
+
+@pytest.fixture(scope="module")
+def postgres(places: Path, roots: provision.Roots) -> Iterator[Postgres]:
+    """Servers of their own: each story reads catalogs and users, which those of all tests fill."""
+    server = Postgres(places / "faults", servers.free_port(), "super", accounts.choose())
+    server.start(places / "faults.log")
+    provision.bootstrap_store(server.url(), roots)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def valkey(places: Path) -> Iterator[Valkey]:
+    server = Valkey(places / "faults-valkey", servers.free_port(), "operator", accounts.choose())
+    server.start(places / "faults-valkey.log")
+    yield server
+    server.stop()
 
 
 async def tell(place: Place, wire: Wire, chapter: str, changes: int | None) -> tuple[bool, dict]:
