@@ -6,6 +6,7 @@ else. `world.py` has what a tenant of a test can do.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import shutil
 import signal
@@ -29,6 +30,13 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 MakeTenant = Callable[..., Awaitable[world.Tenant]]
 
 _tenant_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _frozen_heap() -> None:
+    """Thousands of tests leave objects that live to the end; the collector need not walk them."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

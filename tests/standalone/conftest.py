@@ -10,10 +10,12 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import world
 from reconciling import Place, reconciling
 from upping import Up, upping
 
 from logweir.backends import provision
+from logweir.standalone import accounts, servers
 from logweir.standalone.postgres import Postgres
 from logweir.standalone.valkey import Valkey
 
@@ -30,6 +32,26 @@ def places() -> Iterator[Path]:
     folder.chmod(0o755)
     yield folder
     shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def postgres(places: Path, roots: provision.Roots) -> Iterator[Postgres]:
+    """A server for this folder: a reconciler looks at all tenants, and others make thousands."""
+    server = Postgres(places / "postgres", servers.free_port(), "super", accounts.choose())
+    server.start(places / "postgres.log")
+    provision.bootstrap_store(server.url(), roots)
+    provision.upgrade_control(world.operator_conninfo(server, roots))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def valkey(places: Path) -> Iterator[Valkey]:
+    """The same for journals."""
+    server = Valkey(places / "valkey", servers.free_port(), "operator", accounts.choose())
+    server.start(places / "valkey.log")
+    yield server
+    server.stop()
 
 
 @pytest.fixture
