@@ -138,6 +138,13 @@ class KubeError(errors.LogweirError):
         return self.is_forbidden and "being terminated" in self.message
 
 
+class Listing(msgspec.Struct, frozen=True):
+    """All objects of a kind, as of a resourceVersion."""
+
+    items: list[Object]
+    version: int
+
+
 class Access(msgspec.Struct, frozen=True):
     """How to reach the API server. `token_file` is read again at each request, as kubelets
     replace it; a certificate stands in the TLS context."""
@@ -257,7 +264,7 @@ class Kube:
         """Return an object; None when there is none."""
         return await self._or_none("get", kind.path(namespace, name))
 
-    async def list(self, kind: Kind, namespace: str = "", *, selector: str = "") -> list[Object]:
+    async def list(self, kind: Kind, namespace: str = "", *, selector: str = "") -> Listing:
         """Return all objects of a kind, of one namespace or of all; `apiVersion` and `kind` are
         left out of each, as the API does."""
         found: list[Object] = []
@@ -267,10 +274,10 @@ class Kube:
         while True:
             page = await self.request("get", kind.path(namespace), query=query)
             found += page.get("items") or ()
-            following = (page.get("metadata") or {}).get("continue")
-            if not following:
-                return found
-            query["continue"] = following
+            meta = page.get("metadata") or {}
+            if not meta.get("continue"):
+                return Listing(found, int(meta.get("resourceVersion") or 0))
+            query["continue"] = meta["continue"]
 
     async def apply(
         self, document: Object, *, manager: str = MANAGER, subresource: str = ""
