@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
 from logweir.runtime import metrics
+from logweir.runtime.life import Life
 from logweir_operator.cache import Cache, Watched
 from logweir_operator.kube import KINDS, RESOURCES, Kube, KubeError, Listing
 from logweir_operator.resources import Key
@@ -100,36 +101,25 @@ class Knowing:
 
     # ---- listings ----------------------------------------------------------------------------
 
-    async def run(self, resync_s: float, pause: Callable[[float], Awaitable[bool]]) -> None:
+    async def run(self, resync_s: float, life: Life) -> None:
         """List at the start, after a watch has begun anew, and each `resync_s`, until the end."""
         while True:
             try:
                 await self._list_all()
             except KubeError as error:
                 logger.warning("not listed", extra={"problem": str(error)})
-                if await pause(RETRY_S):
+                if await life.pause(RETRY_S):
                     return
                 continue
             self.is_synced.set()
             for key in self._cache.resources:
                 self._told(key)
             self._changed()
-            if await self._waited(resync_s, pause):
+            if await life.pause_until(self._began_anew, resync_s):
                 return
-
-    async def _waited(self, resync_s: float, pause: Callable[[float], Awaitable[bool]]) -> bool:
-        again = asyncio.create_task(self._began_anew.wait())
-        ended = asyncio.create_task(pause(resync_s))
-        try:
-            await asyncio.wait({again, ended}, return_when=asyncio.FIRST_COMPLETED)
-            if ended.done():
-                return ended.result()
-            stops = await pause(SETTLE_S)
-            self._began_anew.clear()
-            return stops
-        finally:
-            again.cancel()
-            ended.cancel()
+            if self._began_anew.is_set():
+                await life.pause(SETTLE_S)
+                self._began_anew.clear()
 
     async def _list_all(self) -> None:
         # Children first: a resource is looked at when it comes, and must not find its own missing.

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
 from logweir.core import errors
+from logweir.runtime.life import Life
 from logweir_operator.kube import OTHER_KINDS, Kube, KubeError, Object
 
 logger = logging.getLogger(__name__)
@@ -49,14 +50,12 @@ class Lease:
         self._holder = holder
         self._held: Object | None = None
 
-    async def take(
-        self, say: Callable[[str], None], pause: Callable[[float], Awaitable[bool]]
-    ) -> bool:
+    async def take(self, say: Callable[[str], None], life: Life) -> bool:
         """Wait until the Lease is ours; false when the process is told to stop before.
 
         Args:
             say: called with whom it waits for, and with an empty text at the end.
-            pause: waits, and is true when the process stops.
+            life: of the process.
         """
         seen, seen_s = "", 0.0
         loop = asyncio.get_running_loop()
@@ -77,10 +76,10 @@ class Lease:
             except KubeError as error:
                 if not error.is_conflict:
                     say(str(error))
-            if await pause(self._terms.retry_s):
+            if await life.pause(self._terms.retry_s):
                 return False
 
-    async def keep(self, pause: Callable[[float], Awaitable[bool]]) -> None:
+    async def keep(self, life: Life) -> None:
         """Renew until the process stops, and give the Lease back.
 
         Raises:
@@ -88,7 +87,7 @@ class Lease:
         """
         loop = asyncio.get_running_loop()
         renewed_s = loop.time()
-        while not await pause(self._terms.retry_s):
+        while not await life.pause(self._terms.retry_s):
             # Before anything else: after a long sleep of the machine the Lease is not ours.
             if loop.time() - renewed_s > self._terms.duration_s:
                 raise Lost("The Lease was not renewed in time.")

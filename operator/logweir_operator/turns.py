@@ -17,6 +17,7 @@ from logweir.backends.rotations import Rotations
 from logweir.core import errors, states
 from logweir.core.names import TenantId
 from logweir.runtime import metrics
+from logweir.runtime.life import Life
 from logweir_operator.bindings import Served, Site
 from logweir_operator.cache import Cache, Watched
 from logweir_operator.plan import Verdict
@@ -94,7 +95,7 @@ class Turns:
         """Return the value of `logweir.dev/rotate-at` that was answered last."""
         return self._asked.get(key, "")
 
-    async def run(self, pause: Callable[[float], Awaitable[bool]]) -> None:
+    async def run(self, life: Life) -> None:
         """Make passes until the process stops."""
         failures = 0
         loop = asyncio.get_running_loop()
@@ -121,24 +122,14 @@ class Turns:
             took_s = loop.time() - began_s
             metrics.OPERATOR_TURN_SECONDS.observe(took_s)
             if failures:
-                if await pause(min(LONGEST_WAIT_S, BUSY_S * 2 ** min(failures - 1, 5))):
+                if await life.pause(min(LONGEST_WAIT_S, BUSY_S * 2 ** min(failures - 1, 5))):
                     return
                 continue
             # No more than half of the time is for passes, however fast resources change.
-            if await pause(max(0.2, took_s)):
+            if await life.pause(max(0.2, took_s)):
                 return
-            if await self._waited(BUSY_S if is_busy else IDLE_S, pause):
+            if await life.pause_until(self._changed, BUSY_S if is_busy else IDLE_S):
                 return
-
-    async def _waited(self, wait_s: float, pause: Callable[[float], Awaitable[bool]]) -> bool:
-        changed = asyncio.create_task(self._changed.wait())
-        ended = asyncio.create_task(pause(wait_s))
-        try:
-            await asyncio.wait({changed, ended}, return_when=asyncio.FIRST_COMPLETED)
-            return ended.done() and ended.result()
-        finally:
-            changed.cancel()
-            ended.cancel()
 
     async def _turn(self) -> bool:
         """Make one pass; return whether the next one should come soon."""
