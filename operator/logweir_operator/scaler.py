@@ -1,13 +1,13 @@
 """Looks at the journals of all pipelines, and knows how many collectors each should have.
 
-    each 2 s: those at zero, and any that asked to be looked at; each 15 s: all
-        samples in one round trip -> scaling.decide -> decisions -> queue, where they change
+each 2 s: those at zero, and any that asked to be looked at; each 15 s: all
+    samples in one round trip -> scaling.decide -> decisions -> queue, where they change
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Final
@@ -30,12 +30,13 @@ LOOK_S: Final = 2.0
 
 
 class Scaled(msgspec.Struct, frozen=True):
-    """A pipeline that is to be scaled: its ids, its spec, the collectors it has."""
+    """A pipeline that is to be scaled: its ids, its spec, the collectors that it has, those of them
+    that are ready, and the `most` that its tenant's connections allow."""
 
     tenant: TenantId
     pipeline: PipelineId
     resource: LogPipeline
-    connection_limit: int
+    most: int
     current: int
     ready: int
 
@@ -47,7 +48,6 @@ class Scaler:
         journal: of all of them.
         pipelines: returns those that are to be scaled now.
         told: called with the key of each whose number of collectors changes.
-        interval_s: between two looks at a pipeline that has collectors.
     """
 
     def __init__(
@@ -55,12 +55,10 @@ class Scaler:
         journal: redis.Redis,
         pipelines: Callable[[], Mapping[Key, Scaled]],
         told: Callable[[Key], None],
-        interval_s: float,
     ) -> None:
         self._journal = journal
         self._pipelines = pipelines
         self._told = told
-        self._interval_s = interval_s
         self._memories: dict[Key, scaling.Memory] = {}
         self._due_s: dict[Key, float] = {}
         self.decisions: dict[Key, scaling.Decision] = {}
@@ -76,7 +74,7 @@ class Scaler:
             await life.pause(LOOK_S)
 
     async def _look(self) -> None:
-        now_s = asyncio.get_running_loop().time()
+        now_s = time.monotonic()
         wanted = self._pipelines()
         for gone in self._memories.keys() - wanted.keys():
             for known in (self._memories, self._due_s, self.decisions, self.samples):
@@ -99,20 +97,22 @@ class Scaler:
             self._decide(key, one, sample, now_s)
 
     def _decide(self, key: Key, one: Scaled, sample: Sample | None, now_s: float) -> None:
+        collector = one.resource.spec.collector
         decision = scaling.decide(
-            one.resource.spec.collector,
+            collector.autoscaling,
             one.resource.spec.slo.queryable_within_seconds,
             sample,
             self._memories.get(key) or scaling.Memory(),
             one.current,
             one.ready,
             now_s,
-            connection_limit=one.connection_limit,
+            manual=collector.replicas,
+            most=one.most,
         )
         self._memories[key] = decision.memory
         before = self.decisions.get(key)
         self.decisions[key] = decision
-        self._due_s[key] = decision.look_at_s
+        self._due_s[key] = decision.needs_at_s
         is_other = before is None or (before.replicas, before.reason) != (
             decision.replicas,
             decision.reason,
