@@ -62,22 +62,23 @@ def find(*names: str) -> dict[str, Path]:
         Unavailable: there is nothing to take or to build them with.
         subprocess.CalledProcessError: Go could not build one.
     """
-    assets = os.environ.get("KUBEBUILDER_ASSETS")
-    missing = list(names)
-    if assets:
-        missing = [name for name in names if not (Path(assets) / name).exists()]
-        if not missing:
-            return {name: Path(assets) / name for name in names}
-    built = [_cached(name) for name in names] if _go_problem() is None else []
-    if not built:
-        where = f" and KUBEBUILDER_ASSETS has no {', '.join(missing)}" if assets else ""
-        raise Unavailable(
-            f"no control plane: {_go_problem()}{where}; install Go, or set KUBEBUILDER_ASSETS"
-        )
-    for name, path in zip(names, built, strict=True):
+    assets = Path(os.environ.get("KUBEBUILDER_ASSETS", ""))
+    has_assets = assets != Path()
+    missing = [name for name in names if not (assets / name).exists()]
+    if has_assets and not missing:
+        return {name: assets / name for name in names}
+    for name in names:
+        problem = _go_problem(TARGETS[name].module)
+        if problem is not None:
+            where = f", and KUBEBUILDER_ASSETS has no {', '.join(missing)}" if has_assets else ""
+            raise Unavailable(
+                f"no control plane: {problem}{where}; install Go, or set KUBEBUILDER_ASSETS"
+            )
+    built = {name: _cached(name) for name in names}
+    for name, path in built.items():
         if not path.exists():
             _build(name, path)
-    return dict(zip(names, built, strict=True))
+    return built
 
 
 def version() -> str:
@@ -88,9 +89,9 @@ def version() -> str:
 
 
 @functools.cache
-def _go_problem() -> str | None:
-    """Return why Go cannot build here, or None."""
-    wanted = re.search(r"^go (\d+)\.(\d+)", (HERE / "go.mod").read_text(), re.MULTILINE)
+def _go_problem(module: str) -> str | None:
+    """Return why Go cannot build this module here, or None."""
+    wanted = re.search(r"^go (\d+)\.(\d+)", (HERE / module / "go.mod").read_text(), re.MULTILINE)
     assert wanted is not None
     if shutil.which("go") is None:
         return "there is no Go"
