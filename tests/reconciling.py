@@ -28,13 +28,13 @@ from logweir.core.binding import (
 from logweir.core.names import TenantId
 from logweir.runtime.life import Life
 from logweir.standalone import objects, servers
-from logweir.standalone.bindings import Site
 from logweir.standalone.cluster import Cluster
 from logweir.standalone.cluster_files import Access, TenantKeys
 from logweir.standalone.folder import Folder, read_json
 from logweir.standalone.postgres import Postgres
 from logweir.standalone.valkey import Valkey
-from logweir_operator import manifest
+from logweir_operator import manifest, resources
+from logweir_operator.bindings import Site
 
 URL = "http://up"
 
@@ -110,7 +110,7 @@ class Place:
 
     async def object(self, kind: str, name: str, namespace: str = "default") -> StoredObject | None:
         wanted = (kind, namespace, name)
-        found = {objects.key_of(one): one for one in await self.control.objects()}
+        found = {resources.key_of(one): one for one in await self.control.objects()}
         return found.get(wanted)
 
     async def ready(self, kind: str, name: str, namespace: str = "default") -> tuple[str, str]:

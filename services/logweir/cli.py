@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from logweir.client.api import Target
     from logweir.client.output import Form
     from logweir.standalone.folder import Folder
-    from logweir.standalone.objects import Key as ObjectKey
+    from logweir_operator.resources import Key as ObjectKey
 
 app = typer.Typer(
     name="logweir",

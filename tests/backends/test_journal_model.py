@@ -76,7 +76,7 @@ class Line:
         self.is_set_up = True
         self.entries: dict[bytes, Stored] = {}
         self.markers: list[dict[bytes, bytes]] = [{} for _ in range(BUCKETS + 2)]
-        self.accepted = self.inflight = self.seq = 0
+        self.accepted = self.inflight = self.seq = self.appended = 0
 
     @property
     def size_bytes(self) -> int:
@@ -144,6 +144,7 @@ class Model:
         line.accepted += of.accepted
         line.inflight += of.accepted
         line.seq += 1
+        line.appended += len(of.payload)
         self.records.charge(now, of.accepted)
         self.bytes.charge(now, of.size_bytes)
         return [
@@ -369,6 +370,7 @@ class Drive:
                 "accepted": line.accepted,
                 "inflight": line.inflight,
                 "seq": line.seq,
+                "appended": line.appended,
             }
             assert {name: numbers.get(name, 0) for name in expected} == expected
             in_buffer += line.size_bytes

@@ -15,8 +15,9 @@ import msgspec
 from chaos.shims import SLOTS
 
 from logweir import cli
-from logweir.standalone import bindings, servers
-from logweir.standalone.bindings import Site
+from logweir.standalone import servers
+from logweir_operator import bindings
+from logweir_operator.bindings import Site
 
 LINKS = "CHAOS_LINKS"
 """The environment's name for the links' ports, as JSON."""

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reconciling import pipeline, tenant
 
-from logweir.standalone import bindings
-from logweir_operator import manifest
+from logweir_operator import bindings, manifest
 
 
 def linger_s(within_s: float) -> float:

@@ -21,7 +21,7 @@ from reconciling import (
 
 from logweir.backends import provision, store
 from logweir.core import errors, keys, names
-from logweir.standalone import making
+from logweir_operator import making
 
 # ---- making ---------------------------------------------------------------------------------
 

@@ -24,8 +24,8 @@ from logweir.backends import deprovision, provision, store
 from logweir.core import errors, keys, names
 from logweir.core.binding import Login
 from logweir.core.names import TenantId
-from logweir.standalone import making, objects
-from logweir_operator import life
+from logweir.standalone import objects
+from logweir_operator import life, making
 
 DELETE = {"deletionPolicy": "Delete"}
 

@@ -22,7 +22,7 @@ from logweir.core.binding import KeeperBinding, Login, QueryBinding
 from logweir.standalone import accounts, admin, servers
 from logweir.standalone.folder import RootSet, Secrets, read_json
 from logweir.standalone.postgres import Postgres
-from logweir.standalone.roots import site_of
+from logweir_operator.roots import site_of
 
 KINDS = ("w", "r", "k")
 USERS = ("in", "col", "tail")
@@ -30,12 +30,14 @@ USERS = ("in", "col", "tail")
 
 def store_logins(place: Place, row: control.Tenant) -> list[Login]:
     """The logins that a row names."""
-    roots = place.cluster._site.of(row.root_version)
+    roots = place.cluster._tenancy.site.of(row.root_version)
     return [Login(*provision.tenant_password(roots, row, kind)) for kind in KINDS]
 
 
 def journal_logins(place: Place, row: control.Tenant) -> list[Login]:
-    return [place.cluster._site.journal_login(row, names.redis_user(row.id, o)) for o in USERS]
+    return [
+        place.cluster._tenancy.site.journal_login(row, names.redis_user(row.id, o)) for o in USERS
+    ]
 
 
 def may_enter_store(place: Place, login: Login) -> bool:
@@ -409,7 +411,9 @@ async def own_place(place: Path, valkey: Any, roots: provision.Roots) -> AsyncIt
     async with reconciling(place / "data", server, valkey, roots) as found:
         texts = (roots.write, roots.maintain, roots.read, roots.sign)
         first = RootSet(1, *(one.hex() for one in texts))
-        found.folder.write_secrets(Secrets([first], "super", "operator"))
+        found.folder.write_secrets(
+            Secrets(roots=[first], postgres_password="super", valkey_password="operator")
+        )
         yield found
     server.stop()
 
@@ -495,7 +499,7 @@ async def test_roots_may_be_rotated_again_and_again_over_restarts(own_place):
     assert versions(own_place) == [(1, False), (4, True)]
     found = keys.decode(own_place.keys().keys["in"])
     assert found is not None
-    root = own_place.cluster._site.sign_root(row, found.key.revision)
+    root = own_place.cluster._tenancy.site.sign_root(row, found.key.revision)
     assert keys.is_signed(found, keys.secret_of(found.key, root))
 
 
@@ -516,7 +520,12 @@ async def test_a_request_that_was_answered_before_the_cut_is_not_answered_twice(
     fresh = RootSet.fresh(2)
     assert fresh.made_at_s > request.asked_at.timestamp()
     own_place.folder.write_secrets(
-        Secrets([*secrets.roots, fresh], "super", "operator", overlap_s=0)
+        Secrets(
+            roots=[*secrets.roots, fresh],
+            postgres_password="super",
+            valkey_password="operator",
+            overlap_s=0,
+        )
     )
     await restarted(own_place)
     await own_place.passes(5)
@@ -639,7 +648,7 @@ async def test_no_secret_that_ingest_was_told_before_a_deletion_signs_keys_after
         " access_revision = 1 where id = %s",
         before.id,
     )
-    roots = up_place.cluster._site.roots
+    roots = up_place.cluster._tenancy.site.roots
     told = {keys.ingest_secret(roots.sign, before.id, one).hex() for one in (1, 2)}
     await gone(up_place)
     after = await made(up_place)
@@ -684,5 +693,5 @@ async def test_the_folder_s_own_key_is_signed_with_the_root_of_its_revision(own_
     found, row = keys.decode(text), await row_of(own_place)
 
     assert own_place.folder.read_secrets().used == 2
-    root = own_place.cluster._site.sign_root(row, found.key.revision)
+    root = own_place.cluster._tenancy.site.sign_root(row, found.key.revision)
     assert keys.is_signed(found, keys.secret_of(found.key, root))

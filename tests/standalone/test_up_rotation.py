@@ -25,10 +25,10 @@ from logweir.core import keys, names
 from logweir.core.binding import Login
 from logweir.core.names import TenantId
 from logweir.standalone import demo
-from logweir.standalone.bindings import Site
 from logweir.standalone.cluster_files import TenantKeys
 from logweir.standalone.folder import Folder, Secrets, read_json
 from logweir.standalone.up import site_of
+from logweir_operator.bindings import Site
 
 DEMO = TenantId("demo")
 PAUSE_S = 0.02

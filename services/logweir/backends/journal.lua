@@ -5,7 +5,7 @@
 --
 --   <P>q stream of blocks          <T>m hash: state,max_bytes,rps,bps,burst_s,stored (the operator writes)
 --   <P>m hash: state,bw,nb,shards  <T>c hash: bytes,rtat,rrem,btat,brem         (append and ack write)
---   <P>c hash: bytes,accepted,inflight,seq
+--   <P>c hash: bytes,appended,accepted,inflight,seq   (`appended`: bytes ever, from any origin)
 --   <P>i:<bucket>:<shard> hash of markers: request key -> fingerprint(8) uuid(16) index
 --   <P>t lease of live tails       <P>l their channel
 local US = 1000000
@@ -107,6 +107,7 @@ local function append(K, A)
     answer[#answer + 1] = r[3]
   end
   redis.call('HINCRBY', P .. 'c', 'bytes', size)
+  redis.call('HINCRBY', P .. 'c', 'appended', size)
   redis.call('HINCRBY', P .. 'c', 'accepted', A[2])
   redis.call('HINCRBY', P .. 'c', 'inflight', A[2])
   local seq = redis.call('HINCRBY', P .. 'c', 'seq', 1)
@@ -149,7 +150,36 @@ local function ack(K, A)
   return deleted
 end
 
+-- One stream: {entries, bytes, appended, pending, id of the oldest entry}, or {why it cannot be asked, ...}.
+local function sample(q, group)
+  local P = string.sub(q, 1, -2)
+  local n = redis.pcall('XLEN', q)
+  local c = redis.pcall('HMGET', P .. 'c', 'bytes', 'appended')
+  local p = redis.pcall('XPENDING', q, group)
+  if p.err and string.find(p.err, 'NOGROUP', 1, true) then p = {0} end  -- no such stream: nothing waits
+  local refused = type(n) == 'table' and n.err or c.err or p.err
+  if refused then return {refused, 0, 0, 0, ''} end
+  local oldest = ''
+  if n > 0 then
+    -- Entries are handed out in their order. The block itself goes no further than here.
+    oldest = p[2] or redis.call('XRANGE', q, '-', '+', 'COUNT', 1)[1][1]
+  end
+  return {n, c[1] or 0, c[2] or 0, p[1], oldest}
+end
+
+-- lw_samples  KEYS: q...   ARGV: group
+-- Answers: the server's clock in ms, then five values a stream, as `sample` returns them.
+local function samples(K, A)
+  local t = redis.call('TIME')
+  local answer = {int(tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000))}
+  for _, q in ipairs(K) do
+    for _, value in ipairs(sample(q, A[1])) do answer[#answer + 1] = value end
+  end
+  return answer
+end
+
 redis.register_function{function_name='lw_append', callback=append}
 redis.register_function{function_name='lw_ack', callback=ack, flags={'allow-oom'}}
-redis.register_function{function_name='lw_version', callback=function() return 'logweir-2' end,
+redis.register_function{function_name='lw_samples', callback=samples, flags={'no-writes', 'allow-oom'}}
+redis.register_function{function_name='lw_version', callback=function() return 'logweir-3' end,
   flags={'no-writes', 'allow-stale', 'allow-oom'}}

@@ -23,7 +23,7 @@ from logweir.core import bounds, errors, ids, names
 from logweir.core.binding import JournalServer, Login
 from logweir.core.names import PipelineId, TenantId
 
-LIBRARY_VERSION = "logweir-2"
+LIBRARY_VERSION = "logweir-3"
 """What lw_version answers when the right library is loaded."""
 
 ACK_BATCH = 2000

@@ -26,46 +26,20 @@ import msgspec
 
 from logweir.core import errors
 from logweir.standalone import accounts
+from logweir_operator.rootsets import RootSecrets, RootSet
 
 DEFAULT_PORT = 7080
-FORMAT_VERSION = 2
 LOCK_TRIES = 10
 LOCK_RETRY_S = 0.02
 
 _Value = TypeVar("_Value", bound=msgspec.Struct)
 
 
-class RootSet(msgspec.Struct, frozen=True):
-    """One version of the root keys, 64 hex digits each; those that nothing needs are empty."""
+class Secrets(RootSecrets, frozen=True, kw_only=True):
+    """Secrets of an installation: its roots, and passwords of 48 hex digits."""
 
-    version: int
-    write: str
-    maintain: str
-    read: str
-    sign: str
-    made_at_s: float = 0.0
-
-    @classmethod
-    def fresh(cls, version: int) -> RootSet:
-        """Return a new version, made now."""
-        write, maintain, read, sign = (secrets.token_hex(32) for _ in range(4))
-        return cls(version, write, maintain, read, sign, time.time())
-
-
-class Secrets(msgspec.Struct, frozen=True):
-    """Secrets of an installation: passwords are 48 hex digits, `roots` in rising order.
-
-    `used` is the version of the roots that the platform uses, since `used_at_s`; the logins of the
-    version before it are good for `overlap_s` more (without: as is usual).
-    """
-
-    roots: list[RootSet]
     postgres_password: str
     valkey_password: str
-    used: int = 1
-    used_at_s: float = 0.0
-    overlap_s: float | None = None
-    version: int = FORMAT_VERSION
 
 
 class _FirstSecrets(msgspec.Struct, frozen=True):
@@ -80,7 +54,11 @@ class _FirstSecrets(msgspec.Struct, frozen=True):
 
     def newer(self) -> Secrets:
         roots = (self.write_root, self.maintain_root, self.read_root, self.sign_root)
-        return Secrets([RootSet(1, *roots)], self.postgres_password, self.valkey_password)
+        return Secrets(
+            roots=[RootSet(1, *roots)],
+            postgres_password=self.postgres_password,
+            valkey_password=self.valkey_password,
+        )
 
 
 class _Versioned(msgspec.Struct, frozen=True):

@@ -15,6 +15,7 @@ from logweir.core.keys import ACCESS_PREFIX
 from logweir.standalone import objects
 from logweir.standalone.cluster_files import Access, TenantKeys, file_name
 from logweir.standalone.folder import Folder, read_json
+from logweir_operator import resources
 
 _UNITS: Final = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
 
@@ -50,7 +51,7 @@ def text(found: Sequence[StoredObject], kind: str, namespace: str, name: str, fo
 
 
 def _document(chosen: Sequence[StoredObject], form: str, *, is_one: bool) -> str:
-    documents = [objects.document_of(one) for one in chosen]
+    documents = [resources.document_of(one) for one in chosen]
     whole: Any = (
         documents[0] if is_one else {"apiVersion": "v1", "kind": "List", "items": documents}
     )
@@ -72,7 +73,7 @@ def _table(rows: Sequence[StoredObject], *, is_wide: bool) -> str:
     lines = [heads]
     for one in rows:
         ready = _ready(one)
-        second = one.status.get("tenantId", "") if is_tenant else objects.tenant_name(one)
+        second = one.status.get("tenantId", "") if is_tenant else resources.tenant_name(one)
         line = [one.name, second, ready["status"], ready["reason"], _age(one.created_at)]
         if is_tenant:
             line[4:4] = _storage(one)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -17,15 +17,13 @@ from logweir.core import errors, states
 from logweir.core.names import TenantId
 from logweir_operator import manifest, model
 from logweir_operator.model import Resource
+from logweir_operator.resources import Key, key_of, read, tenant_name
 
 KINDS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("logtenant", "logtenants", "lt", "ltenant"), "LogTenant"),
     **dict.fromkeys(("logpipeline", "logpipelines", "lp", "lpipe"), "LogPipeline"),
 }
 """Kinds by the words that kubectl knows for them."""
-
-Key = tuple[str, str, str]
-"""Kind, namespace, name."""
 
 
 class LeavingError(manifest.ManifestError):
@@ -43,18 +41,6 @@ class Applied(msgspec.Struct, frozen=True):
         return f"{self.kind.lower()}.{model.GROUP}/{self.name} {self.verb}"
 
 
-class Live(msgspec.Struct, frozen=True):
-    """An object as it is stored, and as the model knows it."""
-
-    stored: StoredObject
-    resource: Resource
-
-    @property
-    def key(self) -> Key:
-        """What names it."""
-        return key_of(self.stored)
-
-
 def kind_of(text: str) -> str:
     """Return the kind that a word of the command line names.
 
@@ -70,57 +56,9 @@ def kind_of(text: str) -> str:
     return found
 
 
-def key_of(found: StoredObject) -> Key:
-    """Return what names an object."""
-    return (found.kind, found.namespace, found.name)
-
-
 def not_found(kind: str, name: str) -> errors.NotFoundError:
     """Return the error of an object that is not there."""
     return errors.NotFoundError(f'{kind.lower()}s.{model.GROUP} "{name}" not found')
-
-
-def resource_of(found: StoredObject) -> Resource:
-    """Return an object as the model knows it.
-
-    Raises:
-        ManifestError: a newer or older program stored what this one does not take.
-    """
-    return manifest.resource(document_of(found, with_status=False))
-
-
-def read(found: Iterable[StoredObject]) -> tuple[list[Live], dict[Key, str]]:
-    """Return objects as the model knows them, and what is wrong with those that it does not."""
-    live, wrong = [], {}
-    for one in found:
-        try:
-            live.append(Live(one, resource_of(one)))
-        except manifest.ManifestError as error:
-            wrong[key_of(one)] = error.message
-    return live, wrong
-
-
-def tenant_name(found: StoredObject) -> str:
-    """Return the name of the LogTenant that a LogPipeline refers to."""
-    return str((found.spec.get("tenantRef") or {}).get("name"))
-
-
-def document_of(found: StoredObject, *, with_status: bool = True) -> dict[str, Any]:
-    """Return an object as kubectl would print it."""
-    metadata: dict[str, Any] = {"name": found.name, "namespace": found.namespace}
-    document = {
-        "apiVersion": model.API_VERSION,
-        "kind": found.kind,
-        "metadata": metadata,
-        "spec": found.spec,
-    }
-    if with_status:
-        metadata["generation"] = found.generation
-        metadata["creationTimestamp"] = found.created_at.isoformat()
-        if found.deleted_at is not None:
-            metadata["deletionTimestamp"] = found.deleted_at.isoformat()
-        document["status"] = found.status
-    return document
 
 
 async def apply(

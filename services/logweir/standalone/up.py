@@ -37,7 +37,7 @@ from logweir.standalone.supervisor import Supervisor
 from logweir.standalone.valkey import OPERATOR, Valkey
 
 if TYPE_CHECKING:
-    from logweir.standalone.bindings import Site
+    from logweir_operator.bindings import Site
 
 ROLES: Final = ("ingest", "collector", "query", "keeper", "auth")
 HTTP_ROLES: Final[tuple[Role, ...]] = ("ingest", "query", "auth")
@@ -295,7 +295,7 @@ def _operator(
 def site_of(secrets: Secrets, ports: Ports) -> Site:
     """Return where the servers of an `up` are, and its roots."""
     from logweir.backends.provision import DATABASE
-    from logweir.standalone import roots
+    from logweir_operator import roots
 
     store = PostgresServer(servers.LOOPBACK, ports.postgres, DATABASE, tls="disable")
     return roots.site_of(store, JournalServer(servers.LOOPBACK, ports.valkey), secrets)

@@ -1,4 +1,4 @@
-"""The root keys of an `up`: they stand in secrets.json, several versions of them in a rotation.
+"""The root keys of an installation, several versions of them in a rotation.
 
     asked for -> a new version is made -> all roles know it by their bindings -> the platform's own
     logins have it, and tenants follow, each by a rotation -> who needs the old one? -> forgotten
@@ -12,6 +12,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Collection, Sequence
+from typing import Protocol
 
 from msgspec.structs import replace
 from redis import asyncio as redis
@@ -21,15 +22,15 @@ from logweir.backends.control import Tenant
 from logweir.backends.rotations import LiveRevision, Request, Rotations
 from logweir.core.binding import JournalServer, PostgresServer
 from logweir.core.names import TenantId
-from logweir.standalone.bindings import Site
-from logweir.standalone.folder import Folder, RootSet, Secrets
 from logweir_operator import rotation
+from logweir_operator.bindings import Site
+from logweir_operator.rootsets import RootSecrets, RootSet
 
 logger = logging.getLogger(__name__)
 
 
-def site_of(store: PostgresServer, journal: JournalServer, secrets: Secrets) -> Site:
-    """Return the site of these servers, with the roots of secrets.json."""
+def site_of(store: PostgresServer, journal: JournalServer, secrets: RootSecrets) -> Site:
+    """Return the site of these servers, with these roots."""
     held = {one.version: _roots(one) for one in secrets.roots}
     used = held.pop(secrets.used)
     return Site(store, journal, used, secrets.used, held)
@@ -46,13 +47,23 @@ def conninfo(site: Site) -> str:
     return store.conninfo(site.store, login, "logweir operator")
 
 
+class Vault(Protocol):
+    """Where the roots of an installation are kept: secrets.json, or a Secret of Kubernetes."""
+
+    async def read(self) -> RootSecrets:
+        """Return what is kept."""
+
+    async def write(self, changed: RootSecrets) -> None:
+        """Keep what is changed, in place of what `read` has returned."""
+
+
 class RootKeys:
-    """Takes the roots of one `up` through their rotations."""
+    """Takes the roots of an installation through their rotations."""
 
     def __init__(
-        self, folder: Folder, control: Rotations, journal: redis.Redis, spread_s: float
+        self, vault: Vault, control: Rotations, journal: redis.Redis, spread_s: float
     ) -> None:
-        self._folder = folder
+        self._vault = vault
         self._control = control
         self._journal = journal
         self._spread_s = spread_s
@@ -83,11 +94,11 @@ class RootKeys:
 
         Raises:
             UnavailableError: the control schema does not answer.
-            SetupError: secrets.json cannot be written.
+            SetupError: the roots cannot be read or written.
         """
         if request is None and not site.others:
             return site
-        secrets = self._folder.read_secrets()
+        secrets = await self._vault.read()
         self.overlap_s = secrets.overlap_s
         newest = secrets.roots[-1]
         if request is not None and newest.made_at_s >= request.asked_at.timestamp():
@@ -103,7 +114,7 @@ class RootKeys:
         changed = await self._do(step, site, secrets, request)
         if changed is None:
             return site
-        self._folder.write_secrets(changed)
+        await self._vault.write(changed)
         self.is_between = False
         logger.info("roots changed", extra={"step": type(step).__name__, "used": changed.used})
         if request is not None:
@@ -114,9 +125,9 @@ class RootKeys:
         self,
         step: rotation.Make | rotation.Use | rotation.Close | None,
         site: Site,
-        secrets: Secrets,
+        secrets: RootSecrets,
         request: Request | None,
-    ) -> Secrets | None:
+    ) -> RootSecrets | None:
         """Do one step; return the secrets when they are other ones then."""
         newest = secrets.roots[-1]
         if isinstance(step, rotation.Make):
@@ -146,7 +157,7 @@ class RootKeys:
         return None
 
 
-def _seen(secrets: Secrets) -> rotation.Roots:
+def _seen(secrets: RootSecrets) -> rotation.Roots:
     overlap_s = secrets.overlap_s
     return rotation.Roots(
         versions=[one.version for one in secrets.roots],

@@ -23,8 +23,8 @@ from logweir.backends.control import Control, Pipeline, StoredObject, Tenant
 from logweir.core import states
 from logweir.core.names import TenantId
 from logweir.core.states import TenantState
-from logweir.standalone.objects import Key, key_of, tenant_name
 from logweir_operator import life
+from logweir_operator.resources import Key, key_of, tenant_name
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class Leaver:
     async def go_on(
         self, found: Sequence[StoredObject], rows: Rows, pipelines: Sequence[Pipeline]
     ) -> list[StoredObject]:
-        """Take the next steps of each deletion; return the objects that are gone now."""
+        """Take the next steps of each deletion; return the objects whose deletion is over."""
         # Pipelines first: what a tenant's own deletion has removed, theirs must not write again.
         gone = [
             one
@@ -62,9 +62,6 @@ class Leaver:
             and await self._try(key_of(one), self._pipeline(one, rows, pipelines))
         ]
         gone += await self._tenants(found, rows, pipelines)
-        for one in gone:
-            await self._control.purge_object(*key_of(one))
-            logger.info("deleted", extra={"kind": one.kind, "object": one.name})
         return gone
 
     async def _tenants(

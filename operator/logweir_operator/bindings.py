@@ -1,4 +1,4 @@
-"""Binding files of `up`: one a role, for all pipelines of the node. Pure.
+"""Bindings of the roles: of all pipelines of a node in `up`, of one in Kubernetes. Pure.
 
 what is served + roots + servers -> ingest.json, collector.json, query.json, keeper.json, auth.json
 """

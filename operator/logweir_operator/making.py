@@ -31,14 +31,13 @@ from logweir.backends.control import (
 from logweir.backends.rotations import Rotations
 from logweir.core import keys, states
 from logweir.core.names import PipelineId, TenantId
-from logweir.standalone.bindings import Site
-from logweir.standalone.objects import Key, Live
 from logweir_operator import plan, rotation
+from logweir_operator.bindings import Site
 from logweir_operator.model import LogPipeline, LogTenant
+from logweir_operator.resources import Key, Live
 
 logger = logging.getLogger(__name__)
 
-CLUSTER: Final = "up"
 RETRY_S: Final = (1.0, 30.0)
 BUFFER_SHARE: Final = 2
 """One tenant may fill the journal's memory divided by this, whatever its quota says."""
@@ -74,7 +73,10 @@ class Wanted(msgspec.Struct, frozen=True):
 class Maker:
     """Makes tenants, and remembers what it has made of each."""
 
-    def __init__(self, control: Rotations, journal: redis.Redis, site: Site, conninfo: str) -> None:
+    def __init__(
+        self, cluster: str, control: Rotations, journal: redis.Redis, site: Site, conninfo: str
+    ) -> None:
+        self._cluster = cluster
         self._control = control
         self._journal = journal
         self._site = site
@@ -165,7 +167,9 @@ class Maker:
     async def _claim(self, stored: StoredObject, wanted_id: str | None) -> Tenant:
         """Return the tenant of a LogTenant: its own, one that was kept for it, or a new one."""
         tenant_id = TenantId(wanted_id) if wanted_id else plan.generated_tenant_id(os.urandom(16))
-        row = await self._control.claim_tenant(tenant_id, CLUSTER, stored.namespace, stored.name)
+        row = await self._control.claim_tenant(
+            tenant_id, self._cluster, stored.namespace, stored.name
+        )
         if wanted_id and row.id != wanted_id:
             raise IdentityClaimedError(
                 f"This LogTenant has the id {row.id!r} already.",
@@ -216,6 +220,6 @@ class Maker:
         )
 
 
-def rows_by_object(rows: Sequence[Tenant]) -> Mapping[tuple[str, str], Tenant]:
-    """Return the tenants of this `up` by namespace and name of their LogTenants."""
-    return {(one.namespace, one.name): one for one in rows if one.cluster == CLUSTER}
+def rows_by_object(rows: Sequence[Tenant], cluster: str) -> Mapping[tuple[str, str], Tenant]:
+    """Return a cluster's tenants by namespace and name of their LogTenants."""
+    return {(one.namespace, one.name): one for one in rows if one.cluster == cluster}

@@ -23,17 +23,16 @@ from logweir.backends.control import Tenant
 from logweir.backends.rotations import ROOTS, Request, Rotations
 from logweir.core import states
 from logweir.core.names import TenantId
-from logweir.standalone import roots
-from logweir.standalone.bindings import Site
-from logweir.standalone.making import Maker
-from logweir_operator import rotation
+from logweir_operator import roots, rotation
+from logweir_operator.bindings import Site
+from logweir_operator.making import Maker
 from logweir_operator.model import LogTenant, Rotation
 
 logger = logging.getLogger(__name__)
 
 
 class Rotator:
-    """Takes the tenants of one `up` through their rotations."""
+    """Takes the tenants of a cluster through their rotations."""
 
     def __init__(
         self, control: Rotations, journal: redis.Redis, maker: Maker, spread_s: float
