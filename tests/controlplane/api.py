@@ -146,17 +146,11 @@ class Api:
         """Begin to delete an object; `options` are those of DeleteOptions."""
         return self.request("DELETE", self.kind(kind).path(namespace, name), options)
 
-    def watch(
-        self, kind: str, query: Mapping[str, str], opened: Callable[[httpx.Response], None]
-    ) -> Iterator[tuple[str, Object]]:
-        """Yield (ADDED, MODIFIED, DELETED or BOOKMARK; object) until the server or the caller ends.
-
-        `opened` gets the response, whose `close` by another thread ends the stream.
-        """
+    def watch(self, kind: str, query: Mapping[str, str]) -> Iterator[tuple[str, Object]]:
+        """Yield (ADDED, MODIFIED, DELETED or BOOKMARK; object) until the server ends the stream."""
         asked = {**query, "watch": "true", "allowWatchBookmarks": "true"}
         path = self.kind(kind).path(None)
         with self._client.stream("GET", path, params=asked, timeout=None) as answer:
-            opened(answer)
             if answer.status_code >= 400:
                 raise ApiError(answer.status_code, _json(answer.read()))
             for line in answer.iter_lines():

@@ -61,7 +61,6 @@ class Kubelet:
         self._due: list[tuple[float, str]] = []
         self._changed = threading.Condition()
         self._stopped = threading.Event()
-        self._stream: httpx.Response | None = None
         self._addresses = (f"10.244.{n // 250}.{n % 250 + 1}" for n in range(1, 60_000))
         self._threads = [
             threading.Thread(target=one, daemon=True, name=f"kubelet-{one.__name__}")
@@ -76,12 +75,10 @@ class Kubelet:
             thread.start()
 
     def stop(self) -> None:
-        """End; the pods stay as they are."""
+        """End, once the API server has ended: what reads from it notices by that."""
         self._stopped.set()
         with self._changed:
             self._changed.notify_all()
-            if self._stream is not None:
-                self._stream.close()
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join(5)
@@ -121,15 +118,9 @@ class Kubelet:
         for pod in listed["items"]:
             self._note("MODIFIED", pod)
         query["resourceVersion"] = listed["metadata"]["resourceVersion"]
-        for event, pod in self._api.watch("Pod", query, self._opened):
+        for event, pod in self._api.watch("Pod", query):
             if event != "BOOKMARK":
                 self._note(event, pod)
-
-    def _opened(self, stream: httpx.Response) -> None:
-        with self._changed:
-            self._stream = stream
-            if self._stopped.is_set():
-                stream.close()
 
     def _note(self, event: str, pod: Object) -> None:
         uid, now_s = pod["metadata"]["uid"], time.monotonic()

@@ -112,12 +112,12 @@ class Plane:
 
     def stop(self) -> None:
         """End all processes."""
+        for process in (*self._others, self._server, self._etcd):
+            process.stop(wait_s=0)
         if hasattr(self, "kubelet"):
             self.kubelet.stop()
         for api in self._apis:
             api.close()
-        for process in (*self._others, self._server, self._etcd):
-            process.stop(wait_s=0)
 
     def install_crds(self) -> None:
         """Apply the project's CRDs, and wait until their kinds are served."""

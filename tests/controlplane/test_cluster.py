@@ -130,15 +130,6 @@ def config_map(name: str, namespace: str):
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": named}
 
 
-def test_a_namespace_goes_with_all_that_is_in_it(cluster):
-    namespace = cluster.make_namespace()
-    cluster.api.apply(config_map("one", namespace))
-
-    cluster.api.delete("Namespace", namespace)
-
-    until(lambda: cluster.api.find("Namespace", namespace) is None, wait_s=60)
-
-
 def test_controllers_and_pods_go_on_after_the_api_server_was_killed(cluster, cluster_namespace):
     cluster.restart_api_server()
 

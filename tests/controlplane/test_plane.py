@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
+import machine
 import pytest
 from controlplane import build
 from controlplane.api import Api, ApiError, until
@@ -109,3 +112,32 @@ def test_a_killed_api_server_comes_back_with_its_data_and_its_identities(plane, 
     with pytest.raises(ApiError) as refused:
         reader.list("ConfigMap", namespace)
     assert refused.value.code == 403
+
+
+STARTING = """
+import sys, time
+from pathlib import Path
+from controlplane import build, plane
+started = plane.Plane(Path(sys.argv[1]), build.find(*build.API), controllers=False)
+started._etcd.run()
+print(started._etcd.process.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_the_programs_of_a_plane_die_with_who_started_it(plane, tmp_path):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", STARTING, str(tmp_path / "plane")],
+        env=environment,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    pid = int(process.stdout.readline())
+    assert machine.is_running(pid)
+
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+    machine.until(lambda: not machine.is_running(pid))
