@@ -221,15 +221,17 @@ async def _prepare(
     say(f"PostgreSQL: logins and the database {provision.DATABASE} are there")
     if config.evaluation is not None:
         await asyncio.to_thread(closing.close_other_databases, as_superuser, provision.DATABASE)
-    control = Rotations(roots.conninfo(site))
+    conninfo = roots.conninfo(site)
+    await asyncio.to_thread(provision.upgrade_control, conninfo)
+    say(f"control schema: {await asyncio.to_thread(_schema_version, conninfo)}")
+    control = Rotations(conninfo)
     journal = redis_client.client(servers.journal, servers.journal_login)
     try:
         tenancy = Tenancy(config.cluster, site, control, journal, vault)
-        await tenancy.upgrade()
+        await tenancy.prepare()
     finally:
         await control.close()
         await journal.aclose()
-    say(f"control schema: {_schema_version(roots.conninfo(site))}")
     say("Redis: function library and users are there; settings of both servers are right")
 
 

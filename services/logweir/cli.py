@@ -642,6 +642,26 @@ def await_schema(
     readiness.await_schema(binding, wait_s, _say)
 
 
+@app.command(rich_help_panel=_ROLES)
+def operator(
+    config: Annotated[
+        Path, typer.Option(envvar="LOGWEIR_CONFIG", help="Configuration, made by the chart.")
+    ] = Path("/etc/logweir/operator/config.yaml"),
+    ops: Annotated[
+        str, typer.Option(envvar="LOGWEIR_OPS", help="HOST:PORT of /livez, /readyz, /metrics.")
+    ] = "0.0.0.0:9090",
+    kubeconfig: Annotated[
+        str, typer.Option(help="To run outside of a pod, as who this file names.")
+    ] = "",
+) -> None:
+    """Run the Kubernetes operator in this process until SIGTERM."""
+    from logweir_operator import app as kubernetes
+    from logweir_operator import config as configuration
+
+    _arm_failpoints()
+    kubernetes.main(configuration.read(config), kubeconfig, _listen(ops))
+
+
 def _listen(text: str) -> Any:  # noqa: ANN401 - imported lazily
     from logweir.runtime.settings import Listen as Address
 

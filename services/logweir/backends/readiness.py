@@ -1,4 +1,4 @@
-"""Waits until the control schema has what a program needs: roles of Kubernetes do before they start.
+"""Waits until the control schema has what a program needs, as roles do in Kubernetes.
 
 A schema that is newer will do: changes expand before they contract.
 """
