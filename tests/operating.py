@@ -124,6 +124,10 @@ class Place:
                 await task
         self._running.clear()
 
+    def break_databases(self) -> None:
+        """Let operators that start from now on find no PostgreSQL."""
+        (self._folder / "postgres" / "port").write_text("1")
+
     async def close(self) -> None:
         await self.kill()
         await self.control.close()
