@@ -36,8 +36,30 @@ _VERDICTS: Final = {
     "ForeignObject": "An object of a child's name is somebody else's.",
 }
 
+_STARTING: Final = "Pods are being started."
+_STUCK: Final = "The newest pods have not become ready in ten minutes."
+_PENDING: Final = "Not made yet."
+_ROTATION_FAILED: Final = "A rotation is tried again; the old credentials are good."
+_EXPOSED: Final = {
+    "AwaitingAddress": "No controller has taken the Ingress or HTTPRoute yet.",
+    "RouteRejected": "A Gateway refuses the HTTPRoute.",
+    "KindNotServed": "The cluster has no HTTPRoute, or the operator may not use it.",
+}
+_FAILING_PARTS: Final = {
+    "Pending": _PENDING,
+    "RotationFailed": _ROTATION_FAILED,
+    "NotServed": "A Deployment is not there.",
+    "RolloutStuck": _STUCK,
+    **_EXPOSED,
+}
+"""Reasons that Ready takes over from the first part that is not so."""
+
 REASONS: Final[Mapping[str, Mapping[str, str]]] = {
-    "Ready": {"Reconciled": "Everything is as the resource says.", **_VERDICTS},
+    "Ready": {
+        "Reconciled": "Everything is as the resource says.",
+        **_VERDICTS,
+        **_FAILING_PARTS,
+    },
     "Reconciling": {
         "Progressing": _VERDICTS["Progressing"],
         "Retrying": _VERDICTS["Retrying"],
@@ -52,38 +74,36 @@ REASONS: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "DatabaseReady": {
         "Provisioned": "Schema, logins and rights are as planned.",
-        "Pending": "Not made yet.",
+        "Pending": _PENDING,
         "DatabaseUnreachable": "PostgreSQL refused, or did not answer.",
     },
     "RedisReady": {
         "Provisioned": "The users and limits are as planned.",
-        "Pending": "Not made yet.",
+        "Pending": _PENDING,
         "RedisUnreachable": "Redis refused, or did not answer.",
     },
     "CredentialsReady": {
         "Current": "The Secrets hold what is in force.",
-        "Pending": "Not made yet.",
+        "Pending": _PENDING,
         "Rotating": "New credentials are in use, the old ones still good.",
-        "RotationFailed": "A rotation is tried again; the old credentials are good.",
+        "RotationFailed": _ROTATION_FAILED,
     },
     "IngestAvailable": {
         "MinimumReplicasAvailable": "Enough pods are ready.",
-        "Progressing": "Pods are being started.",
-        "RolloutStuck": "The newest pods have not become ready in ten minutes.",
+        "Progressing": _STARTING,
+        "RolloutStuck": _STUCK,
         "NotServed": "There is no Deployment, as nothing is to come in.",
     },
     "CollectorAvailable": {
         "MinimumReplicasAvailable": "Enough pods are ready.",
         "ScaledToZero": "Nothing waits, so no collector runs; one record wakes one.",
-        "Progressing": "Pods are being started.",
-        "RolloutStuck": "The newest pods have not become ready in ten minutes.",
+        "Progressing": _STARTING,
+        "RolloutStuck": _STUCK,
         "NotServed": "There is no Deployment.",
     },
     "Exposed": {
         "Accepted": "The Ingress has an address, or each Gateway has accepted the HTTPRoute.",
-        "AwaitingAddress": "No controller has taken the Ingress or HTTPRoute yet.",
-        "RouteRejected": "A Gateway refuses the HTTPRoute.",
-        "KindNotServed": "The cluster has no HTTPRoute, or the operator may not use it.",
+        **_EXPOSED,
     },
     "ScalingActive": {
         "Sampling": "The journal is looked at, and collectors follow.",
@@ -248,14 +268,14 @@ def _server(facts: TenantFacts, kind: str, server: str, reason: str) -> Part:
         return Part(kind, "False", reason, facts.verdict.message)
     if facts.is_made:
         return Part(kind, "True", "Provisioned", REASONS[kind]["Provisioned"])
-    return Part(kind, "Unknown", "Pending", "Not made yet.")
+    return Part(kind, "Unknown", "Pending", _PENDING)
 
 
 def _credentials(facts: TenantFacts) -> Part:
     kind = "CredentialsReady"
     known = facts.rest.get("credentials") or {}
     if not facts.is_made:
-        return Part(kind, "Unknown", "Pending", "Not made yet.")
+        return Part(kind, "Unknown", "Pending", _PENDING)
     if problem := known.get("problem"):
         return Part(kind, "False", "RotationFailed", str(problem))
     reason = "Current" if known.get("phase", "steady") == "steady" else "Rotating"
