@@ -23,7 +23,7 @@ from logweir_operator.scaling import Decision
 State = Literal["True", "False", "Unknown"]
 Object = Mapping[str, Any]
 
-_VERDICTS: Final = {
+VERDICTS: Final = {
     "Progressing": "It is being made.",
     "Retrying": "Something failed and is tried again; the message says what.",
     "Suspended": "spec.suspend is true, of it or of its tenant: nothing is changed.",
@@ -35,6 +35,7 @@ _VERDICTS: Final = {
     "PermissionDenied": "The API server refuses the operator a right that it needs.",
     "ForeignObject": "An object of a child's name is somebody else's.",
 }
+"""Reasons of a verdict on a whole resource."""
 
 _STARTING: Final = "Pods are being started."
 _STUCK: Final = "The newest pods have not become ready in ten minutes."
@@ -57,19 +58,19 @@ _FAILING_PARTS: Final = {
 REASONS: Final[Mapping[str, Mapping[str, str]]] = {
     "Ready": {
         "Reconciled": "Everything is as the resource says.",
-        **_VERDICTS,
+        **VERDICTS,
         **_FAILING_PARTS,
     },
     "Reconciling": {
-        "Progressing": _VERDICTS["Progressing"],
-        "Retrying": _VERDICTS["Retrying"],
-        "Deleting": _VERDICTS["Deleting"],
-        "TenantNotFound": _VERDICTS["TenantNotFound"],
-        "PermissionDenied": _VERDICTS["PermissionDenied"],
+        "Progressing": VERDICTS["Progressing"],
+        "Retrying": VERDICTS["Retrying"],
+        "Deleting": VERDICTS["Deleting"],
+        "TenantNotFound": VERDICTS["TenantNotFound"],
+        "PermissionDenied": VERDICTS["PermissionDenied"],
         "ChildrenProgressing": "Children are there and not ready yet.",
     },
     "Stalled": {
-        name: _VERDICTS[name]
+        name: VERDICTS[name]
         for name in ("InvalidSpec", "IdentityClaimed", "QuotaExceeded", "ForeignObject")
     },
     "DatabaseReady": {

@@ -116,8 +116,7 @@ def test_what_waits_for_a_person_is_stalled_and_not_reconciling():
 STUCK = {"conditions": [{"type": "Progressing", "reason": "ProgressDeadlineExceeded"}]}
 VERDICTS = {
     reason: Verdict(reason, "Why.", is_stalled=reason in status.REASONS["Stalled"])
-    for reason in status.REASONS["Ready"]
-    if reason != "Reconciled"
+    for reason in status.VERDICTS
 }
 SERVED = frozenset({"HTTPRoute"})
 REACHED = [
