@@ -42,13 +42,12 @@ def _rule(view: PipelineView) -> Object:
     rules = [
         _alert(
             view,
-            "LogweirCollectorBehind",
-            f"min_over_time(logweir_journal_backlog_entries{{{of}}}[{lag_s}s]) > 0"
-            f" and on (tenant, pipeline) sum by (tenant, pipeline)"
-            f" (increase(logweir_collector_blocks_total{{{of}}}[{lag_s}s])) == 0",
-            "0s",
-            f"Records have waited for {lag_s} s and none was stored. Look at the collectors' log"
-            " and at PostgreSQL.",
+            "LogweirPipelineBehind",
+            "max by (tenant, pipeline)"
+            f" (logweir_operator_journal_oldest_seconds{{{of}}}) > {lag_s}",
+            "1m",
+            f"Records wait for longer than {lag_s} s to be stored. Look at the condition"
+            " ScalingActive, at the collectors' log and at PostgreSQL.",
         ),
         _alert(
             view,
@@ -60,10 +59,11 @@ def _rule(view: PipelineView) -> Object:
         ),
         _alert(
             view,
-            "LogweirCollectorStopped",
-            f"max by (tenant, pipeline) (logweir_collector_breaker_open{{{of}}}) == 1",
-            "1m",
-            "A collector stands still, because too many blocks are damaged. Look at its log.",
+            "LogweirCollectorsAtMaximum",
+            f"max by (tenant, pipeline) (logweir_operator_collectors_at_maximum{{{of}}}) == 1",
+            "10m",
+            "More collectors are needed than there may be. Raise"
+            " spec.collector.autoscaling.maxReplicas, or the tenant's postgres.connectionLimit.",
         ),
     ]
     return document(
