@@ -210,6 +210,18 @@ OPERATOR_EVENTS = Counter(
 OPERATOR_LEADER = Gauge(
     "logweir_operator_leader", "1 while this operator holds the Lease, so that it may write."
 )
+OPERATOR_OLDEST_SECONDS = Gauge(
+    "logweir_operator_journal_oldest_seconds",
+    "How long the oldest record of a pipeline waits to be stored; 0: nothing waits. Told also while"
+    " no collector runs. Rising: look at the collectors, then at PostgreSQL.",
+    ["tenant", "pipeline"],
+)
+OPERATOR_AT_MAXIMUM = Gauge(
+    "logweir_operator_collectors_at_maximum",
+    "1 while a pipeline needs more collectors than it may have: raise maxReplicas, or the tenant's"
+    " connectionLimit.",
+    ["tenant", "pipeline"],
+)
 
 
 def text() -> bytes:
