@@ -22,7 +22,7 @@ from logweir.backends import closing, failpoint, provision, rotations
 from logweir.backends.control import ApiKeyRow, Pipeline, StoredObject, Tenant, revocations
 from logweir.backends.rotations import LiveRevision, Rotations
 from logweir.core import states
-from logweir.core.names import PipelineId, TenantId
+from logweir.core.names import TenantId
 from logweir_operator import plan, roots, rotating
 from logweir_operator.bindings import Served, Site
 from logweir_operator.leaving import Leaver
@@ -45,6 +45,8 @@ Rows = Mapping[tuple[str, str], Tenant]
 
 Gone = Callable[[StoredObject], Awaitable[None]]
 """Called for each object whose deletion is over."""
+
+Collected = Callable[[Pipeline, Tenant], bool]
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -102,19 +104,19 @@ class Tenancy:
         site = self.site
         await asyncio.to_thread(provision.bootstrap_store, superuser, site.roots, site.version)
         await asyncio.to_thread(closing.close_other_databases, superuser, provision.DATABASE)
-        await self.upgrade()
+        failpoint.reach("operator.before_migration")
+        await asyncio.to_thread(provision.upgrade_control, self._conninfo)
+        failpoint.reach("operator.before_library")
+        await self.prepare()
 
-    async def upgrade(self) -> None:
-        """Bring the control schema and the journal to what this program needs; check both.
+    async def prepare(self) -> None:
+        """Bring the journal to what this program needs, and check both servers.
 
         Raises:
             SetupError: a server's settings are wrong.
             UnavailableError: a server does not answer.
         """
         site = self.site
-        failpoint.reach("operator.before_migration")
-        await asyncio.to_thread(provision.upgrade_control, self._conninfo)
-        failpoint.reach("operator.before_library")
         await provision.bootstrap_journal(self._journal)
         await provision.bootstrap_auth_user(self._journal, site.roots, site.before())
         provision.check(await provision.journal_problems(self._journal))
@@ -123,13 +125,13 @@ class Tenancy:
     # ---- one pass ----------------------------------------------------------------------------
 
     async def turn(
-        self, found: Sequence[StoredObject], collected: Set[PipelineId], gone: Gone
+        self, found: Sequence[StoredObject], is_collected: Collected, gone: Gone
     ) -> Outcome:
         """Bring everything one step closer to what the resources say.
 
         Args:
             found: all resources.
-            collected: pipelines that collectors serve: their journals may hold records.
+            is_collected: whether collectors serve a pipeline: its journal may hold records.
             gone: called for each resource whose deletion is over.
 
         Raises:
@@ -149,7 +151,7 @@ class Tenancy:
         await self._measures.follow(one for one in rows.values() if _is_made(one))
         pipelines = await self._control.pipelines()
         planned = plan.plan(self._gather(live, rows, pipelines))
-        served = _served(planned, rows, pipelines, collected)
+        served = _served(planned, rows, pipelines, is_collected)
         # Read after all steps: a key made before a Sign must not be missing in what comes after.
         revisions = _ingest_revisions(await self._control.live_revisions())
         verdicts = {
@@ -294,7 +296,7 @@ def _wanted(live: Sequence[Live], rows: Rows) -> list[Wanted]:
 
 
 def _served(
-    planned: plan.Plan, tenants: Rows, pipelines: Sequence[Pipeline], collected: Set[PipelineId]
+    planned: plan.Plan, tenants: Rows, pipelines: Sequence[Pipeline], is_collected: Collected
 ) -> list[Served]:
     """What roles serve: planned pipelines; to collectors also those that were open once, whatever
     is wrong with them now, until they are deleted: their journals may hold records."""
@@ -310,6 +312,6 @@ def _served(
         tenant = by_tenant.get(row.tenant)
         if row.id in open_ids or tenant is None or tenant.state not in states.COLLECTED:
             continue
-        if row.id in collected:
+        if is_collected(row, tenant):
             served.append(Served(tenant, row, None, is_open=False))
     return served

@@ -64,6 +64,16 @@ class Life:
             return False
         return True
 
+    async def pause_until(self, event: asyncio.Event, wait_s: float) -> bool:
+        """Wait until an event, or as `pause`."""
+        waiting = [asyncio.create_task(event.wait()), asyncio.create_task(self.stopping.wait())]
+        try:
+            await asyncio.wait(waiting, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for one in waiting:
+                one.cancel()
+        return self.stopping.is_set()
+
 
 async def end(*tasks: asyncio.Task[Any]) -> None:
     """Cancel tasks, and again until they have ended: what they wait in may swallow a cancellation

@@ -170,6 +170,46 @@ KEEPER_FAILING_TENANTS = Gauge(
     "logweir_keeper_failing_tenants",
     "Tenants whose last visit by this keeper failed; the reason is in its log.",
 )
+OPERATOR_RECONCILES = Counter(
+    "logweir_operator_reconciles_total",
+    "Passes over a LogTenant or LogPipeline by result: done, failed (tried again later), stalled"
+    " (waits for a person; the object's conditions say why).",
+    ["kind", "result"],
+)
+OPERATOR_RECONCILE_SECONDS = Histogram(
+    "logweir_operator_reconcile_seconds",
+    "Time of one pass over one object.",
+    ["kind"],
+    buckets=_SECONDS,
+)
+OPERATOR_TURN_SECONDS = Histogram(
+    "logweir_operator_turn_seconds",
+    "Time of one pass over what all tenants have in PostgreSQL and Redis.",
+    buckets=_SECONDS,
+)
+OPERATOR_QUEUE_DEPTH = Gauge(
+    "logweir_operator_queue_depth", "Objects that wait for a pass, or are in one."
+)
+OPERATOR_QUEUE_OLDEST_SECONDS = Gauge(
+    "logweir_operator_queue_oldest_seconds",
+    "How long the oldest of them waits. Minutes: the API server is slow or refuses.",
+)
+OPERATOR_APPLIES = Counter(
+    "logweir_operator_applies_total",
+    "Writes to the API server by kind of object, verb (apply, delete, scale, status) and result.",
+    ["kind", "verb", "result"],
+)
+OPERATOR_DRIFT = Counter(
+    "logweir_operator_drift_total",
+    "Children that somebody else had changed, and that were put right.",
+    ["kind"],
+)
+OPERATOR_EVENTS = Counter(
+    "logweir_operator_watch_events_total", "Events of the API server by kind of object.", ["kind"]
+)
+OPERATOR_LEADER = Gauge(
+    "logweir_operator_leader", "1 while this operator holds the Lease, so that it may write."
+)
 
 
 def text() -> bytes:

@@ -98,7 +98,10 @@ class Cluster:
         """
         await self._manifests.take()
         found = await self._control.objects()
-        outcome = await self._tenancy.turn(found, self._collected(), self._purge)
+        collected = self._collected()
+        outcome = await self._tenancy.turn(
+            found, lambda pipeline, _: pipeline.id in collected, self._purge
+        )
         self._write_bindings(outcome)
         self._write_keys(outcome)
         for one in outcome.found:

@@ -1,0 +1,121 @@
+"""Looks at the journals of all pipelines, and knows how many collectors each should have.
+
+each 2 s: those at zero, and any that asked to be looked at; each 15 s: all
+    samples in one round trip -> scaling.decide -> decisions -> queue, where they change
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+from redis import asyncio as redis
+
+from logweir.backends import backlog
+from logweir.core import errors
+from logweir.core.backlog import Sample
+from logweir.core.names import PipelineId, TenantId
+from logweir.runtime.life import Life
+from logweir_operator import scaling
+from logweir_operator.model import LogPipeline
+from logweir_operator.resources import Key
+
+logger = logging.getLogger(__name__)
+
+LOOK_S: Final = 2.0
+
+
+class Scaled(msgspec.Struct, frozen=True):
+    """A pipeline that is to be scaled: its ids, its spec, the collectors that it has, those of them
+    that are ready, and the `most` that its tenant's connections allow."""
+
+    tenant: TenantId
+    pipeline: PipelineId
+    resource: LogPipeline
+    most: int
+    current: int
+    ready: int
+
+
+class Scaler:
+    """Decides for all pipelines.
+
+    Args:
+        journal: of all of them.
+        pipelines: returns those that are to be scaled now.
+        told: called with the key of each whose number of collectors changes.
+    """
+
+    def __init__(
+        self,
+        journal: redis.Redis,
+        pipelines: Callable[[], Mapping[Key, Scaled]],
+        told: Callable[[Key], None],
+    ) -> None:
+        self._journal = journal
+        self._pipelines = pipelines
+        self._told = told
+        self._memories: dict[Key, scaling.Memory] = {}
+        self._due_s: dict[Key, float] = {}
+        self.decisions: dict[Key, scaling.Decision] = {}
+        self.samples: dict[Key, tuple[Sample, datetime]] = {}
+
+    async def run(self, life: Life) -> None:
+        """Look and decide until the process stops."""
+        while not life.stopping.is_set():
+            try:
+                await self._look()
+            except Exception:
+                logger.exception("not scaled")
+            await life.pause(LOOK_S)
+
+    async def _look(self) -> None:
+        now_s = time.monotonic()
+        wanted = self._pipelines()
+        for gone in self._memories.keys() - wanted.keys():
+            for known in (self._memories, self._due_s, self.decisions, self.samples):
+                known.pop(gone, None)
+        due = {key: one for key, one in wanted.items() if self._due_s.get(key, 0.0) <= now_s}
+        if not due:
+            return
+        try:
+            found = await backlog.samples(
+                self._journal, [(one.tenant, one.pipeline) for one in due.values()]
+            )
+        except errors.UnavailableError as error:
+            logger.warning("journals not looked at", extra={"problem": str(error)})
+            found = {}
+        at = datetime.now(UTC)
+        for key, one in due.items():
+            sample = found.get(one.pipeline)
+            if sample is not None:
+                self.samples[key] = (sample, at)
+            self._decide(key, one, sample, now_s)
+
+    def _decide(self, key: Key, one: Scaled, sample: Sample | None, now_s: float) -> None:
+        collector = one.resource.spec.collector
+        decision = scaling.decide(
+            collector.autoscaling,
+            one.resource.spec.slo.queryable_within_seconds,
+            sample,
+            self._memories.get(key) or scaling.Memory(),
+            one.current,
+            one.ready,
+            now_s,
+            manual=collector.replicas,
+            most=one.most,
+        )
+        self._memories[key] = decision.memory
+        before = self.decisions.get(key)
+        self.decisions[key] = decision
+        self._due_s[key] = decision.needs_at_s
+        is_other = before is None or (before.replicas, before.reason) != (
+            decision.replicas,
+            decision.reason,
+        )
+        if is_other or decision.replicas != one.current:
+            self._told(key)

@@ -1,0 +1,215 @@
+"""Runs the pass over PostgreSQL and Redis when something has changed, and tells whom it concerns.
+
+resources of the cache -> tenancy.turn -> facts by key -> queue, where they differ from before
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from logweir.backends.control import Pipeline, StoredObject, Tenant
+from logweir.backends.rotations import Rotations
+from logweir.core import errors, states
+from logweir.core.names import TenantId
+from logweir.runtime import metrics
+from logweir.runtime.life import Life
+from logweir_operator.bindings import Served, Site
+from logweir_operator.cache import Cache, Watched
+from logweir_operator.model import Resource
+from logweir_operator.plan import Verdict
+from logweir_operator.platform import RoleSecrets
+from logweir_operator.resources import Key, key_of
+from logweir_operator.tenancy import Outcome, Tenancy
+
+logger = logging.getLogger(__name__)
+
+IDLE_S: Final = 5.0
+BUSY_S: Final = 1.0
+"""Between two passes while a tenant is made, rotates, or goes."""
+
+LONGEST_WAIT_S: Final = 30.0
+
+ROTATE_AT: Final = "logweir.dev/rotate-at"
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """What is true of one resource outside of Kubernetes.
+
+    Attributes:
+        resource: as the model knows it; None: it does not, or the resource goes.
+        verdict: why it is not ready; None: it is.
+        tenant: row of the tenant; None before its id is claimed.
+        served: of a pipeline, what is served of it; None: nothing.
+        key_texts: of a tenant, its API keys; None before it is made.
+        revisions: of a pipeline, signing revisions of its tenant's ingest keys.
+        roots: version of the roots that bindings and keys of it come from.
+        rest: of a tenant, what its status says beside: credentials, storage.
+    """
+
+    resource: Resource | None = None
+    verdict: Verdict | None = None
+    tenant: Tenant | None = None
+    served: Served | None = None
+    key_texts: Mapping[str, str] | None = None
+    revisions: frozenset[int] = frozenset()
+    roots: int = 0
+    rest: dict[str, Any] = {}
+
+
+class Turns:
+    """Knows the facts of the last pass."""
+
+    def __init__(
+        self,
+        tenancy: Tenancy,
+        control: Rotations,
+        known: Cache,
+        roles: RoleSecrets,
+        told: Callable[[Key], None],
+        let_go: Callable[[Watched], Awaitable[None]],
+    ) -> None:
+        self._tenancy = tenancy
+        self._control = control
+        self._cache = known
+        self._roles = roles
+        self._told = told
+        self._let_go = let_go
+        self._changed = asyncio.Event()
+        self._asked: dict[Key, str] = {}
+        self._is_prepared = False
+        self.facts: dict[Key, Facts] = {}
+        self.problem = ""
+        """Why the last pass did not reach its end; empty when it did."""
+
+    @property
+    def site(self) -> Site:
+        """Where the servers are, with the roots of now."""
+        return self._tenancy.site
+
+    def changed(self) -> None:
+        """Make a pass soon."""
+        self._changed.set()
+
+    def rotation_asked(self, key: Key) -> str:
+        """Return the value of `logweir.dev/rotate-at` that was answered last."""
+        return self._asked.get(key, "")
+
+    async def run(self, life: Life) -> None:
+        """Make passes until the process stops."""
+        failures = 0
+        loop = asyncio.get_running_loop()
+        while True:
+            self._changed.clear()
+            began_s = loop.time()
+            try:
+                is_busy = await self._turn()
+                failures, problem = 0, ""
+            except errors.LogweirError as error:
+                is_busy, failures, problem = True, failures + 1, str(error)
+            except Exception as error:
+                logger.exception("pass failed")
+                is_busy, failures, problem = True, failures + 1, repr(error)
+            if problem:  # a server that was away may have come back as another one
+                self._is_prepared = False
+            if problem != self.problem:
+                self.problem = problem
+                logger.log(
+                    logging.WARNING if problem else logging.INFO,
+                    "pass over databases",
+                    extra={"problem": problem},
+                )
+                for key in self._cache.resources:
+                    self._told(key)
+            took_s = loop.time() - began_s
+            metrics.OPERATOR_TURN_SECONDS.observe(took_s)
+            if failures:
+                if await life.pause(min(LONGEST_WAIT_S, BUSY_S * 2 ** min(failures - 1, 5))):
+                    return
+                continue
+            # No more than half of the time is for passes, however fast resources change.
+            if await life.pause(max(0.2, took_s)):
+                return
+            if await life.pause_until(self._changed, BUSY_S if is_busy else IDLE_S):
+                return
+
+    async def _turn(self) -> bool:
+        """Make one pass; return whether the next one should come soon."""
+        if not self._is_prepared:
+            await self._tenancy.prepare()
+            self._is_prepared = True
+        held = {one.key: one for one in self._cache.resources.values() if one.is_held}
+        await self._ask_for_rotations(held)
+
+        async def gone(one: StoredObject) -> None:
+            await self._let_go(held[key_of(one)])
+
+        outcome = await self._tenancy.turn(
+            [one.stored for one in held.values()], self._is_collected, gone
+        )
+        await self._roles.write(self._tenancy.site)
+        facts = self._facts_of(outcome)
+        before, self.facts = self.facts, facts
+        for key in facts.keys() | before.keys():
+            if facts.get(key) != before.get(key):
+                self._told(key)
+        return any(
+            one.state in states.LEAVING or one.state == "provisioning" or one.rotation != "steady"
+            for one in outcome.rows.values()
+        ) or any(one.is_leaving for one in held.values())
+
+    async def _ask_for_rotations(self, held: Mapping[Key, Watched]) -> None:
+        for key, one in held.items():
+            wanted = one.annotations.get(ROTATE_AT, "")
+            handled = one.stored.status.get("lastHandledRotateAt", "")
+            facts = self.facts.get(key)
+            if not wanted or wanted in (handled, self._asked.get(key)):
+                continue
+            if key[0] == "LogTenant" and facts is not None and facts.tenant is not None:
+                await self._control.ask(facts.tenant.id, None)
+                self._asked[key] = wanted
+                self._told(key)
+
+    def _is_collected(self, pipeline: Pipeline, tenant: Tenant) -> bool:
+        """Whether collectors were made for a pipeline: its journal may hold records."""
+        name = f"{pipeline.name}-collector"
+        return self._cache.child(("Deployment", tenant.namespace, name)) is not None
+
+    def _facts_of(self, outcome: Outcome) -> dict[Key, Facts]:
+        roots = self._tenancy.site.version
+        served = {(one.tenant.namespace, one.pipeline.name): one for one in outcome.served}
+        live = {one.key: one.resource for one in outcome.live}
+        facts = {}
+        for one in outcome.found:
+            key, at = key_of(one), (one.namespace, one.name)
+            verdict = outcome.verdicts.get(key)
+            if one.kind == "LogTenant":
+                row = outcome.rows.get(at)
+                facts[key] = Facts(
+                    resource=live.get(key),
+                    verdict=verdict,
+                    tenant=row,
+                    key_texts=self._tenancy.key_texts(key),
+                    roots=roots,
+                    rest=self._tenancy.tenant_status(one, row) if row is not None else {},
+                )
+                continue
+            mine = served.get(at)
+            facts[key] = Facts(
+                resource=live.get(key),
+                verdict=verdict,
+                tenant=mine.tenant if mine else None,
+                served=mine,
+                revisions=_revisions(outcome, mine),
+                roots=roots,
+            )
+        return facts
+
+
+def _revisions(outcome: Outcome, served: Served | None) -> frozenset[int]:
+    tenant: TenantId | None = served.tenant.id if served else None
+    return frozenset(outcome.revisions.get(tenant, ())) if tenant is not None else frozenset()
