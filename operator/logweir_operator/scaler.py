@@ -99,6 +99,7 @@ class Scaler:
             self._shown.pop(gone, _Shown()).forget()
             for known in (self._memories, self._due_s, self.decisions, self.samples):
                 known.pop(gone, None)
+            metrics.forget_scaled(*gone[1:])
         due = {key: one for key, one in wanted.items() if self._due_s.get(key, 0.0) <= now_s}
         if not due:
             return
@@ -135,6 +136,15 @@ class Scaler:
         before = self.decisions.get(key)
         self.decisions[key] = decision
         self._due_s[key] = decision.needs_at_s
+        metrics.scaled(
+            *key[1:],
+            backlog_bytes=sample.backlog_bytes if sample else None,
+            oldest_s=sample.oldest_age_s if sample else None,
+            arrival=decision.memory.arrival,
+            drain=decision.memory.drain,
+            desired=decision.replicas,
+            reason=decision.reason,
+        )
         is_other = before is None or (before.replicas, before.reason) != (
             decision.replicas,
             decision.reason,
