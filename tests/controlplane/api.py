@@ -236,10 +236,10 @@ def _json(content: bytes) -> Object:
     return found
 
 
-def until(look: Callable[[], T], wait_s: float = 20.0) -> T:
+def until(look: Callable[[], T], wait_s: float = 20.0, every_s: float = 0.02) -> T:
     """Look again until there is something true, and return it; fail with the last that was seen."""
     deadline_s = time.monotonic() + wait_s
     while not (seen := look()):
         assert time.monotonic() < deadline_s, f"it did not come true within {wait_s} s: {seen!r}"
-        time.sleep(0.02)
+        time.sleep(every_s)
     return seen

@@ -49,6 +49,19 @@ def pytest_collection_finish(session: pytest.Session) -> None:
                 return  # the fixtures say it
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Let skips for want of a control plane stand in one line, not one for each test."""
+    report = yield
+    if call.excinfo is not None and isinstance(call.excinfo.value, NoPlane):
+        report.longrepr = (__file__, 0, str(call.excinfo.value))
+    return report
+
+
+class NoPlane(pytest.skip.Exception):
+    """The test is skipped, as there is nothing to make a control plane of."""
+
+
 StartPlane = Callable[..., "Plane"]
 
 
@@ -87,18 +100,18 @@ def _planes() -> Iterator[StartPlane]:
     """Yield what starts planes; they end with their folders."""
     from controlplane import plane
 
-    started: list[Plane] = []
+    with contextlib.ExitStack() as stack:
 
-    def start(*, controllers: bool = False) -> Plane:
-        folder = Path(tempfile.mkdtemp(prefix="logweir-plane-"))
-        try:
-            started.append(plane.start(folder, controllers=controllers))
-        except build.Unavailable as missing:
-            rmtree(folder)
-            (pytest.fail if os.environ.get("CI") else pytest.skip)(str(missing))
-        return started[-1]
+        def start(*, controllers: bool = False) -> Plane:
+            folder = Path(tempfile.mkdtemp(prefix="logweir-plane-"))
+            stack.callback(rmtree, folder, ignore_errors=True)
+            try:
+                started = plane.start(folder, controllers=controllers)
+            except build.Unavailable as missing:
+                if os.environ.get("CI"):
+                    pytest.fail(str(missing))
+                raise NoPlane(str(missing)) from None
+            stack.callback(started.stop)
+            return started
 
-    yield start
-    for one in started:
-        one.stop()
-        rmtree(one.folder, ignore_errors=True)
+        yield start

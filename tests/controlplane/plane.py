@@ -139,6 +139,11 @@ class Plane:
         time.sleep(down_s)
         self.start_api_server()
 
+    def pids(self) -> dict[str, int]:
+        """Return the process of each program, by its name."""
+        programs = (self._server, self._etcd, *self._others)
+        return {one.name: one.process.pid for one in programs if one.process is not None}
+
     def make_namespace(self, enforce: str = "restricted") -> str:
         """Make a namespace with a new name; its pods must meet this Pod Security level."""
         name = f"test-{next(self._numbers)}"
