@@ -81,6 +81,13 @@ class LeaseTerms(_Part, frozen=True):
     retry_s: Seconds = 2.0
 
 
+class Evaluation(_Part, frozen=True):
+    """Hosts of the databases that the chart brings along."""
+
+    postgres_host: str
+    redis_host: str
+
+
 class Config(_Part, frozen=True):
     """All that the operator is told.
 
@@ -88,6 +95,8 @@ class Config(_Part, frozen=True):
         cluster: name of this cluster among those that share a PostgreSQL.
         namespace: of the release, where the platform's own objects are.
         release: prefix of their names.
+        evaluation: the databases of the chart, which belong to this installation alone.
+        bootstrap_wait_s: how long the bootstrap waits for databases that do not answer.
     """
 
     namespace: str
@@ -105,6 +114,8 @@ class Config(_Part, frozen=True):
     log_format: Literal["auto", "json", "text"] = "auto"
     postgres_folder: str = "/etc/logweir/postgres"
     redis_folder: str = "/etc/logweir/redis"
+    evaluation: Evaluation | None = None
+    bootstrap_wait_s: Seconds = 180.0
 
     def servers(self) -> Servers:
         """Return the databases, of the mounted Secrets.
@@ -113,6 +124,19 @@ class Config(_Part, frozen=True):
             SetupError: something is missing there, or makes no sense.
         """
         return servers(Path(self.postgres_folder), Path(self.redis_folder))
+
+    def superuser(self) -> tuple[PostgresServer, Login]:
+        """Return who makes logins and the database, and where it logs in; for the bootstrap alone.
+
+        It is a superuser, or a login with CREATEROLE and CREATEDB.
+
+        Raises:
+            SetupError: something is missing in the mounted Secret, or makes no sense.
+        """
+        folder = Path(self.postgres_folder)
+        login = Login(text_of(folder, "username"), text_of(folder, "password"))
+        maintenance = text_of(folder, "maintenanceDatabase", "postgres")
+        return msgspec.structs.replace(self.servers().store, database=maintenance), login
 
 
 class Servers(msgspec.Struct, frozen=True):
