@@ -198,9 +198,19 @@ class Api:
         return self._kinds[name]
 
     def serves(self, name: str) -> bool:
-        """Say whether the API server has this kind now."""
-        self._discover()
-        return name in self._kinds
+        """Say whether the API server has this kind now, and its objects can be asked for."""
+        if name not in self._kinds:
+            self._discover()
+        if name not in self._kinds:
+            return False
+        try:
+            self.list(name)
+        except ApiError as error:
+            # Just after a CRD came or was changed.
+            if error.code not in {404, 429}:
+                raise
+            return False
+        return True
 
     def _path_of(self, one: Object, subresource: str = "") -> str:
         named = one["metadata"]

@@ -121,9 +121,9 @@ class Plane:
 
     def install_crds(self) -> None:
         """Apply the project's CRDs, and wait until their kinds are served."""
-        for file in sorted(CRDS.glob("*.yaml")):
-            crd = self.api.apply_yaml(file.read_text())
-            until(lambda kind=crd["spec"]["names"]["kind"]: self.api.serves(kind))
+        files = sorted(CRDS.glob("*.yaml"))
+        kinds = [self.api.apply_yaml(one.read_text())["spec"]["names"]["kind"] for one in files]
+        until(lambda: all(map(self.api.serves, kinds)))
 
     def kill_api_server(self) -> None:
         """Kill the API server as by kill -9; what was written stays."""
