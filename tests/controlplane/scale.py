@@ -28,7 +28,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 API_VERSION: Final = "logweir.dev/v1alpha1"
 WRITERS: Final = 8
-PROBE: Final = "scale-probe"
+PREFIX: Final = "scale-"
+PROBE: Final = f"{PREFIX}probe"
 
 Account = tuple[str, str]
 """Namespace and name of a ServiceAccount."""
@@ -101,14 +102,14 @@ def run(
     processes = {"operator": pid, **plane.pids()}
     make(plane.api, [PROBE], 1)
     until(lambda: is_reconciled(plane.api.get("LogPipeline", "p0", PROBE)), wait_s)
-    names = [f"scale-{number}" for number in range(tenants)]
+    names = [f"{PREFIX}{number}" for number in range(tenants)]
     before, served_before = audit.mark(plane), served(plane.api)
     with Watch(processes) as watch:
         began_s = time.monotonic()
         make(plane.api, names, pipelines)
         created_s = time.monotonic() - began_s
         probe_s = _probe(plane.api, wait_s)
-        until(lambda: all(map(is_reconciled, _ours(plane.api))), wait_s, every_s=1.0)
+        until(lambda: all(map(is_reconciled, _made(plane.api, names))), wait_s, every_s=1.0)
         converged_s = time.monotonic() - began_s
     asked = count(plane, account, before)
     all_served = served(plane.api) - served_before
@@ -160,8 +161,9 @@ def is_reconciled(resource: Object) -> bool:
     return bool(seen == resource["metadata"]["generation"])
 
 
-def _ours(api: Api) -> list[Object]:
-    return [*api.list("LogTenant"), *api.list("LogPipeline")]
+def _made(api: Api, namespaces: list[str]) -> list[Object]:
+    kinds = ("LogTenant", "LogPipeline")
+    return [one for name in namespaces for kind in kinds for one in api.list(kind, name)]
 
 
 def _probe(api: Api, wait_s: float) -> float:
