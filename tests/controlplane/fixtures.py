@@ -7,6 +7,7 @@
 | `cluster` | session | level 5: another, with controller-manager, scheduler and a fake kubelet |
 | `cluster_namespace` | test | the name of a new namespace there; deleted afterwards |
 | `start_plane` | test | starts planes of the test's own: `start_plane(controllers=False)` |
+| `helm` | session | the path of Helm |
 
 Each is started when the first test wants it. Tests share it, so they keep to their namespace, undo
 what they do to the whole, and leave it running; `plane.restart_api_server()` is allowed. Programs
@@ -30,7 +31,12 @@ from controlplane import build
 if TYPE_CHECKING:
     from controlplane.plane import Plane
 
-NEEDS: Final = {"plane": build.API, "cluster": build.CLUSTER, "start_plane": build.CLUSTER}
+NEEDS: Final = {
+    "plane": build.API,
+    "cluster": build.CLUSTER,
+    "start_plane": build.CLUSTER,
+    "helm": ("helm",),
+}
 """What is built for a fixture."""
 
 
@@ -95,6 +101,23 @@ def cluster_namespace(cluster: Plane) -> Iterator[str]:
     cluster.api.delete("Namespace", name)
 
 
+@pytest.fixture(scope="session")
+def helm() -> Path:
+    with _or_skipped():
+        return build.find("helm")["helm"]
+
+
+@contextlib.contextmanager
+def _or_skipped() -> Iterator[None]:
+    """Skip the test when there is nothing to build with; in CI that fails."""
+    try:
+        yield
+    except build.Unavailable as missing:
+        if os.environ.get("CI"):
+            pytest.fail(str(missing))
+        raise NoPlane(str(missing)) from None
+
+
 @contextlib.contextmanager
 def _planes() -> Iterator[StartPlane]:
     """Yield what starts planes; they end with their folders."""
@@ -105,12 +128,8 @@ def _planes() -> Iterator[StartPlane]:
         def start(*, controllers: bool = False) -> Plane:
             folder = Path(tempfile.mkdtemp(prefix="logweir-plane-"))
             stack.callback(rmtree, folder, ignore_errors=True)
-            try:
+            with _or_skipped():
                 started = plane.start(folder, controllers=controllers)
-            except build.Unavailable as missing:
-                if os.environ.get("CI"):
-                    pytest.fail(str(missing))
-                raise NoPlane(str(missing)) from None
             stack.callback(started.stop)
             return started
 

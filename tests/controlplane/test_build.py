@@ -79,3 +79,17 @@ def test_without_any_of_them_ci_fails(without_go, monkeypatch):
 
     with fixtures._planes() as start, pytest.raises(pytest.fail.Exception, match=NOTHING):
         start()
+
+
+def test_helm_takes_charts_for_the_kubernetes_that_is_pinned(helm, tmp_path):
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "Chart.yaml").write_text("apiVersion: v2\nname: one\nversion: 1.0.0\n")
+    template = "kind: ConfigMap\nversion: {{ .Capabilities.KubeVersion.Version }}\n"
+    (tmp_path / "templates" / "one.yaml").write_text(template)
+
+    made = subprocess.run(
+        [helm, "template", tmp_path], capture_output=True, text=True, check=True
+    ).stdout
+
+    major, minor, _ = build.version().split(".")
+    assert f"version: v{major}.{minor}.0" in made
