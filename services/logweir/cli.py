@@ -7,6 +7,7 @@
     logweir keys create | list | roll | revoke       likewise; keys check needs none (cli_keys.py)
     logweir run ROLE                                 one role, in a pod
     logweir bootstrap | await-schema                 before roles start in Kubernetes
+    logweir operator | gateway | database            others of the chart's pods
 
 Data goes to standard output, everything else to standard error. Exit codes: 0 done, 1 refused or
 failed (the reason is one sentence with the fix), 2 wrong usage, 130 interrupted.
@@ -629,6 +630,40 @@ def bootstrap(
             await kube.close()
 
     asyncio.run(work())
+
+
+@app.command(rich_help_panel=_ROLES)
+def gateway(
+    query: Annotated[str, typer.Option(help="HOST:PORT of the role query.")],
+    auth: Annotated[str, typer.Option(help="HOST:PORT of the role auth.")],
+    listen: Annotated[str, typer.Option(help="HOST:PORT to serve.")] = "0.0.0.0:8080",
+    folder: Annotated[Path, typer.Option(help="For what does not fit into memory.")] = Path(
+        "/tmp/gateway"  # noqa: S108 - a pod's own
+    ),
+    trusted_proxy: Annotated[
+        list[str] | None, typer.Option(help="Network whose X-Forwarded-For is believed.")
+    ] = None,
+) -> None:
+    """Run NGINX in front of query and auth, in place of this process."""
+    from logweir.standalone import podded
+
+    podded.gateway(folder, _listen(listen), {"query": query, "auth": auth}, trusted_proxy or ())
+
+
+@app.command(rich_help_panel=_ROLES)
+def database(
+    kind: Annotated[str, typer.Argument(help="postgres or valkey.")],
+    data: Annotated[Path, typer.Option(help="Folder of its data.")],
+    secret: Annotated[Path, typer.Option(help="Mounted Secret with the key `password`.")],
+    max_memory_bytes: Annotated[int, typer.Option(help="Of valkey.", min=1 << 20)] = 256 << 20,
+) -> None:
+    """Run a database of the chart's evaluation mode, in place of this process."""
+    from logweir.standalone import podded
+
+    password = podded.password_of(secret)
+    if _choice("KIND", kind, ("postgres", "valkey")) == "postgres":
+        podded.postgres(data, password)
+    podded.valkey(data, password, max_memory_bytes)
 
 
 @app.command("await-schema", rich_help_panel=_ROLES)
