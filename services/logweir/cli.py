@@ -8,6 +8,7 @@
     logweir run ROLE                                 one role, in a pod
     logweir bootstrap | await-schema                 before roles start in Kubernetes
     logweir operator | gateway | database            others of the chart's pods
+    logweir smoke-test | uninstall-guard             the chart's hooks
 
 Data goes to standard output, everything else to standard error. Exit codes: 0 done, 1 refused or
 failed (the reason is one sentence with the fix), 2 wrong usage, 130 interrupted.
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from logweir import cli_keys
+from logweir import cli_keys, cli_pods
 from logweir.core import errors
 from logweir.options import Data, Key, Port, TenantName, Url, target
 from logweir.options import folder as _folder
@@ -53,6 +54,7 @@ _RESOURCES = "Resources of a running `up`"
 _CLIENT = "Send and read"
 _ROLES = "Roles (for pods)"
 
+app.add_typer(cli_pods.app)
 app.add_typer(cli_keys.app, name="keys", rich_help_panel="Keys of a tenant")
 
 Output = Annotated[
@@ -606,75 +608,6 @@ def run(
         consumer=consumer or socket.gethostname(),
     )
     importlib.import_module(f"logweir.{name}.app").main(settings)
-
-
-@app.command(rich_help_panel=_ROLES)
-def bootstrap(
-    config: Annotated[Path, typer.Option(help="The operator's configuration.")],
-    kubeconfig: Annotated[str, typer.Option(help="Without it: of the pod.")] = "",
-) -> None:
-    """Bring PostgreSQL and Redis to what this version needs; may be repeated at any time."""
-    import asyncio
-
-    from logweir_operator import bootstrap as booting
-    from logweir_operator import config as configuration
-    from logweir_operator.kube import Kube, access
-
-    found = configuration.read(config)
-
-    async def work() -> None:
-        kube = Kube(await access(kubeconfig))
-        try:
-            await booting.run(found, kube, lambda text: print(text, flush=True))
-        finally:
-            await kube.close()
-
-    asyncio.run(work())
-
-
-@app.command(rich_help_panel=_ROLES)
-def gateway(
-    query: Annotated[str, typer.Option(help="HOST:PORT of the role query.")],
-    auth: Annotated[str, typer.Option(help="HOST:PORT of the role auth.")],
-    listen: Annotated[str, typer.Option(help="HOST:PORT to serve.")] = "0.0.0.0:8080",
-    folder: Annotated[Path, typer.Option(help="For what does not fit into memory.")] = Path(
-        "/tmp/gateway"  # noqa: S108 - a pod's own
-    ),
-    trusted_proxy: Annotated[
-        list[str] | None, typer.Option(help="Network whose X-Forwarded-For is believed.")
-    ] = None,
-) -> None:
-    """Run NGINX in front of query and auth, in place of this process."""
-    from logweir.standalone import podded
-
-    podded.gateway(folder, _listen(listen), {"query": query, "auth": auth}, trusted_proxy or ())
-
-
-@app.command(rich_help_panel=_ROLES)
-def database(
-    kind: Annotated[str, typer.Argument(help="postgres or valkey.")],
-    data: Annotated[Path, typer.Option(help="Folder of its data.")],
-    secret: Annotated[Path, typer.Option(help="Mounted Secret with the key `password`.")],
-    max_memory_bytes: Annotated[int, typer.Option(help="Of valkey.", min=1 << 20)] = 256 << 20,
-) -> None:
-    """Run a database of the chart's evaluation mode, in place of this process."""
-    from logweir.standalone import podded
-
-    password = podded.password_of(secret)
-    if _choice("KIND", kind, ("postgres", "valkey")) == "postgres":
-        podded.postgres(data, password)
-    podded.valkey(data, password, max_memory_bytes)
-
-
-@app.command("await-schema", rich_help_panel=_ROLES)
-def await_schema(
-    binding: Annotated[Path, typer.Option(help="Of query, keeper or auth.")],
-    wait_s: Annotated[float, typer.Option("--wait-seconds", help="Then it fails.")] = 600.0,
-) -> None:
-    """Wait until the control schema is as new as this program needs it."""
-    from logweir.backends import readiness
-
-    readiness.await_schema(binding, wait_s, _say)
 
 
 @app.command(rich_help_panel=_ROLES)
