@@ -126,6 +126,10 @@ env:
 {{- $needed := .keys -}}
 {{- if not (has "host" $given) }}{{ $needed = prepend $needed "host" }}{{ end -}}
 {{- $ca := dig "caSecret" "name" "" $values -}}
+{{- /* A source without items would bring all keys, and with them the superuser's password. */}}
+{{- $optional := without .settings "host" -}}
+{{- range $given }}{{ $optional = without $optional . }}{{ end -}}
+{{- if not $ca }}{{ $optional = append $optional "ca.crt" }}{{ end }}
 - name: {{ .name }}
   projected:
     defaultMode: 0440
@@ -138,18 +142,15 @@ env:
             - {key: {{ . }}, path: {{ . }}}
             {{- end }}
       {{- end }}
+      {{- with $optional }}
       - secret:
           name: {{ $secret }}
           optional: true
           items:
-            {{- range .settings }}
-            {{- if not (has . $given) }}
+            {{- range . }}
             - {key: {{ . }}, path: {{ . }}}
             {{- end }}
-            {{- end }}
-            {{- if not $ca }}
-            - {key: ca.crt, path: ca.crt}
-            {{- end }}
+      {{- end }}
       {{- with $given }}
       - configMap:
           name: {{ $fullname }}-operator
