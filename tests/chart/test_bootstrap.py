@@ -77,17 +77,17 @@ async def test_two_at_once_come_to_the_same_end(job, fresh_postgres, fresh_valke
 
 
 async def test_a_login_that_may_make_roles_and_databases_is_enough(
-    job, fresh_postgres, fresh_valkey
+    job, each_postgres, fresh_valkey
 ):
-    with psycopg.connect(fresh_postgres.url(), autocommit=True) as connection:
+    with psycopg.connect(each_postgres.url(), autocommit=True) as connection:
         connection.execute("create role admin login createrole createdb password 'admin'")
-    job.use(fresh_postgres, fresh_valkey, "admin", "admin")
+    job.use(each_postgres, fresh_valkey, "admin", "admin")
 
     await job.run()
     await job.run()
 
     can_have_tenants(job)
-    with psycopg.connect(fresh_postgres.url()) as connection:
+    with psycopg.connect(each_postgres.url()) as connection:
         others = connection.execute(
             "select has_database_privilege('logweir_query', 'template1', 'connect')"
         ).fetchone()
@@ -95,14 +95,14 @@ async def test_a_login_that_may_make_roles_and_databases_is_enough(
 
 
 async def test_a_login_without_createdb_takes_a_database_that_was_made_for_it(
-    job, fresh_postgres, fresh_valkey
+    job, each_postgres, fresh_valkey
 ):
-    with psycopg.connect(fresh_postgres.url(), autocommit=True) as connection:
+    with psycopg.connect(each_postgres.url(), autocommit=True) as connection:
         connection.execute("create role admin login createrole password 'admin'")
         connection.execute("create role logweir_operator createrole")
         connection.execute("grant logweir_operator to admin with admin option")
         connection.execute("create database logweir owner logweir_operator template template0")
-    job.use(fresh_postgres, fresh_valkey, "admin", "admin")
+    job.use(each_postgres, fresh_valkey, "admin", "admin")
 
     await job.run()
 
