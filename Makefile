@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 HOURS ?= 4
 MUTANTS ?= 3
 
-.PHONY: help install up test plane fuzz lint lock chaos mutants bench bench-growth bench-page profile clean
+.PHONY: help install up test plane fuzz lint gen lock chaos mutants bench bench-growth bench-page profile clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -63,6 +63,10 @@ lint: install ## format, rules, types, arrows between packages
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python charts/generate.py --check
+
+gen: install ## what follows from something else: the chart's table and schema of values
+	$(BIN)/python charts/generate.py
 
 LOCK := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --universal --generate-hashes
 

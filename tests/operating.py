@@ -59,7 +59,7 @@ class Place:
             host="127.0.0.1",
             port=str(valkey.port),
             username="lw_operator",
-            password="operator",  # noqa: S106 - of the tests' server
+            password="operator",
         )
         self.config = Config(
             **{
