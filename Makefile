@@ -55,17 +55,20 @@ bench-page: install ## docs/benchmarks.md from what `bench` and `bench-growth` f
 profile: install ## flame graph under load (ROLE=ingest, collector, query or all; OUT=folder)
 	$(BIN)/python bench/flame.py $(or $(ROLE),all) --size $(or $(SIZE),full) --out $(or $(OUT),bench/out) $(ARGS)
 
-lint: install ## format, rules, types, arrows between packages
+lint: install ## format, rules, types, arrows between packages, the Dockerfile
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint Dockerfile
 
 LOCK := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --universal --generate-hashes
 
-lock: ## requirements.lock and that of `make fuzz` anew, from pyproject.toml
+lock: ## requirements.lock and those of `make fuzz` and of the image anew, from pyproject.toml
 	$(LOCK) --group test --group lint --group bench --output-file requirements.lock pyproject.toml
 	$(LOCK) --group fuzz --output-file requirements-fuzz.lock
+	$(LOCK) --constraints requirements.lock --excludes image/excludes.txt --output-file image/requirements.lock pyproject.toml
+	$(LOCK) --group build --output-file image/build.lock
 
 clean: ## remove what install and the tools made; data of `up` stays
 	rm -rf $(VENV) bench/out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .fuzz dist build
