@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 HOURS ?= 4
 MUTANTS ?= 3
 
-.PHONY: help install up test fuzz lint lock chaos mutants bench bench-growth bench-page profile clean
+.PHONY: help install up test plane fuzz lint lock chaos mutants bench bench-growth bench-page profile clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -27,6 +27,9 @@ up: install ## start all of Logweir here; Ctrl-C stops it (ARGS="--port 8080" an
 
 test: install ## all tests that need no root, but for `make chaos`
 	$(BIN)/pytest -m "not chaos" $(ARGS)
+
+plane: install ## build the Kubernetes that tests use now, not when they first want it (needs Go; NAMES="helm" for others)
+	PYTHONPATH=tests $(BIN)/python -m controlplane.build $(NAMES)
 
 chaos: install ## faults, and five times too much load: nothing lost, nothing doubled (ten minutes; SIZE=soak HOURS=4)
 ifeq ($(SIZE),soak)

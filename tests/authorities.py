@@ -56,14 +56,25 @@ class Authority:
         )
 
     def issue(
-        self, *hosts: str, valid: datetime.timedelta = 10 * DAY, name: str = "server"
+        self,
+        *hosts: str,
+        valid: datetime.timedelta = 10 * DAY,
+        name: str = "server",
+        organization: str = "",
     ) -> tuple[Path, Path]:
-        """Make a server's certificate for these hosts; return the files of it and of its key."""
+        """Make a server's certificate for these hosts, or a client's without hosts.
+
+        Returns:
+            the files of it and of its key.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        names = [_name(host) for host in hosts]
-        made = self._builder(subject, key.public_key(), valid)
-        made = made.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        parts = [x509.NameAttribute(NameOID.COMMON_NAME, name)]
+        if organization:
+            parts.append(x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization))
+        made = self._builder(x509.Name(parts), key.public_key(), valid)
+        if hosts:
+            names = [_name(host) for host in hosts]
+            made = made.add_extension(x509.SubjectAlternativeName(names), critical=False)
         made = made.add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()),
             critical=False,

@@ -24,6 +24,8 @@ from logweir.standalone import accounts, binaries, servers
 from logweir.standalone.postgres import Postgres
 from logweir.standalone.valkey import Valkey
 
+pytest_plugins = ["controlplane.fixtures"]
+
 # Run in the background of a script, this process ignores SIGINT, and so would all that it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

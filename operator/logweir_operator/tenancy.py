@@ -104,19 +104,19 @@ class Tenancy:
         site = self.site
         await asyncio.to_thread(provision.bootstrap_store, superuser, site.roots, site.version)
         await asyncio.to_thread(closing.close_other_databases, superuser, provision.DATABASE)
-        await self.upgrade()
+        failpoint.reach("operator.before_migration")
+        await asyncio.to_thread(provision.upgrade_control, self._conninfo)
+        failpoint.reach("operator.before_library")
+        await self.prepare()
 
-    async def upgrade(self) -> None:
-        """Bring the control schema and the journal to what this program needs; check both.
+    async def prepare(self) -> None:
+        """Bring the journal to what this program needs, and check both servers.
 
         Raises:
             SetupError: a server's settings are wrong.
             UnavailableError: a server does not answer.
         """
         site = self.site
-        failpoint.reach("operator.before_migration")
-        await asyncio.to_thread(provision.upgrade_control, self._conninfo)
-        failpoint.reach("operator.before_library")
         await provision.bootstrap_journal(self._journal)
         await provision.bootstrap_auth_user(self._journal, site.roots, site.before())
         provision.check(await provision.journal_problems(self._journal))

@@ -20,6 +20,7 @@ from logweir.runtime import metrics
 from logweir.runtime.life import Life
 from logweir_operator.bindings import Served, Site
 from logweir_operator.cache import Cache, Watched
+from logweir_operator.model import Resource
 from logweir_operator.plan import Verdict
 from logweir_operator.platform import RoleSecrets
 from logweir_operator.resources import Key, key_of
@@ -40,6 +41,7 @@ class Facts(msgspec.Struct, frozen=True):
     """What is true of one resource outside of Kubernetes.
 
     Attributes:
+        resource: as the model knows it; None: it does not, or the resource goes.
         verdict: why it is not ready; None: it is.
         tenant: row of the tenant; None before its id is claimed.
         served: of a pipeline, what is served of it; None: nothing.
@@ -49,6 +51,7 @@ class Facts(msgspec.Struct, frozen=True):
         rest: of a tenant, what its status says beside: credentials, storage.
     """
 
+    resource: Resource | None = None
     verdict: Verdict | None = None
     tenant: Tenant | None = None
     served: Served | None = None
@@ -78,6 +81,7 @@ class Turns:
         self._let_go = let_go
         self._changed = asyncio.Event()
         self._asked: dict[Key, str] = {}
+        self._is_prepared = False
         self.facts: dict[Key, Facts] = {}
         self.problem = ""
         """Why the last pass did not reach its end; empty when it did."""
@@ -110,6 +114,8 @@ class Turns:
             except Exception as error:
                 logger.exception("pass failed")
                 is_busy, failures, problem = True, failures + 1, repr(error)
+            if problem:  # a server that was away may have come back as another one
+                self._is_prepared = False
             if problem != self.problem:
                 self.problem = problem
                 logger.log(
@@ -133,6 +139,9 @@ class Turns:
 
     async def _turn(self) -> bool:
         """Make one pass; return whether the next one should come soon."""
+        if not self._is_prepared:
+            await self._tenancy.prepare()
+            self._is_prepared = True
         held = {one.key: one for one in self._cache.resources.values() if one.is_held}
         await self._ask_for_rotations(held)
 
@@ -173,6 +182,7 @@ class Turns:
     def _facts_of(self, outcome: Outcome) -> dict[Key, Facts]:
         roots = self._tenancy.site.version
         served = {(one.tenant.namespace, one.pipeline.name): one for one in outcome.served}
+        live = {one.key: one.resource for one in outcome.live}
         facts = {}
         for one in outcome.found:
             key, at = key_of(one), (one.namespace, one.name)
@@ -180,6 +190,7 @@ class Turns:
             if one.kind == "LogTenant":
                 row = outcome.rows.get(at)
                 facts[key] = Facts(
+                    resource=live.get(key),
                     verdict=verdict,
                     tenant=row,
                     key_texts=self._tenancy.key_texts(key),
@@ -189,6 +200,7 @@ class Turns:
                 continue
             mine = served.get(at)
             facts[key] = Facts(
+                resource=live.get(key),
                 verdict=verdict,
                 tenant=mine.tenant if mine else None,
                 served=mine,

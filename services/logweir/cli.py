@@ -6,6 +6,7 @@
     logweir send | query | tail | usage              any Logweir, over HTTP (client/)
     logweir keys create | list | roll | revoke       likewise; keys check needs none (cli_keys.py)
     logweir run ROLE                                 one role, in a pod
+    logweir bootstrap | await-schema                 before roles start in Kubernetes
 
 Data goes to standard output, everything else to standard error. Exit codes: 0 done, 1 refused or
 failed (the reason is one sentence with the fix), 2 wrong usage, 130 interrupted.
@@ -604,6 +605,61 @@ def run(
         consumer=consumer or socket.gethostname(),
     )
     importlib.import_module(f"logweir.{name}.app").main(settings)
+
+
+@app.command(rich_help_panel=_ROLES)
+def bootstrap(
+    config: Annotated[Path, typer.Option(help="The operator's configuration.")],
+    kubeconfig: Annotated[str, typer.Option(help="Without it: of the pod.")] = "",
+) -> None:
+    """Bring PostgreSQL and Redis to what this version needs; may be repeated at any time."""
+    import asyncio
+
+    from logweir_operator import bootstrap as booting
+    from logweir_operator import config as configuration
+    from logweir_operator.kube import Kube, access
+
+    found = configuration.read(config)
+
+    async def work() -> None:
+        kube = Kube(await access(kubeconfig))
+        try:
+            await booting.run(found, kube, lambda text: print(text, flush=True))
+        finally:
+            await kube.close()
+
+    asyncio.run(work())
+
+
+@app.command("await-schema", rich_help_panel=_ROLES)
+def await_schema(
+    binding: Annotated[Path, typer.Option(help="Of query, keeper or auth.")],
+    wait_s: Annotated[float, typer.Option("--wait-seconds", help="Then it fails.")] = 600.0,
+) -> None:
+    """Wait until the control schema is as new as this program needs it."""
+    from logweir.backends import readiness
+
+    readiness.await_schema(binding, wait_s, _say)
+
+
+@app.command(rich_help_panel=_ROLES)
+def operator(
+    config: Annotated[
+        Path, typer.Option(envvar="LOGWEIR_CONFIG", help="Configuration, made by the chart.")
+    ] = Path("/etc/logweir/operator/config.yaml"),
+    ops: Annotated[
+        str, typer.Option(envvar="LOGWEIR_OPS", help="HOST:PORT of /livez, /readyz, /metrics.")
+    ] = "0.0.0.0:9090",
+    kubeconfig: Annotated[
+        str, typer.Option(help="To run outside of a pod, as who this file names.")
+    ] = "",
+) -> None:
+    """Run the Kubernetes operator in this process until SIGTERM."""
+    from logweir_operator import app as kubernetes
+    from logweir_operator import config as configuration
+
+    _arm_failpoints()
+    kubernetes.main(configuration.read(config), kubeconfig, _listen(ops))
 
 
 def _listen(text: str) -> Any:  # noqa: ANN401 - imported lazily

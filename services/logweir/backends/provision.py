@@ -130,13 +130,16 @@ def bootstrap_store(superuser: str, roots: Roots, root_version: int = 1) -> None
     """Make the platform's logins, its database and the control schema.
 
     Args:
-        superuser: libpq's connection string of a superuser, on any database.
+        superuser: libpq's connection string of a superuser, or of a login with CREATEROLE and
+            CREATEDB, on any database. CREATEDB is not needed where the operator's login and the
+            database, which must be its own, were made beforehand.
         roots: the root keys that the platform uses.
         root_version: their version.
     """
     with psycopg.connect(superuser, autocommit=True) as connection:
         operator = platform_password(roots, OPERATOR)
         _ensure_login(connection, OPERATOR, operator, "CREATEROLE")
+        _join_operator(connection)
         for login in _SLOTTED:
             _ensure_platform_slots(connection, login)
         _open_platform_logins(connection, roots, root_version)
@@ -157,6 +160,16 @@ def bootstrap_store(superuser: str, roots: Roots, root_version: int = 1) -> None
                 )
             )
     closing.close_functions(superuser, DATABASE, (OPERATOR, KEEPER, AUTH))
+
+
+def _join_operator(connection: psycopg.Connection[Any]) -> None:
+    """Let who is no superuser give a database to the operator's login, and connect to it later."""
+    is_member = connection.execute("select pg_has_role(%s, 'usage')", [OPERATOR]).fetchone()
+    if is_member == (True,):  # as a superuser is, of every role
+        return
+    is_new = connection.info.server_version >= 160000
+    how = " with inherit true, set true" if is_new else ""
+    connection.execute(sql.SQL("grant {} to current_user" + how).format(sql.Identifier(OPERATOR)))
 
 
 def _ensure_platform_slots(connection: psycopg.Connection[Any], login: str) -> None:
@@ -216,6 +229,13 @@ def upgrade_control(operator: str) -> None:
         connection.execute("revoke all on schema public from public")
     closing.close_database(operator, DATABASE, (QUERY, KEEPER, AUTH))
     migrations.upgrade(operator, "control", names.CONTROL_SCHEMA)
+    with psycopg.connect(operator, autocommit=True) as connection:
+        # They wait at their start until it is of the version that they need.
+        connection.execute(
+            sql.SQL("grant select on logweir.alembic_version to {}").format(
+                sql.SQL(", ").join(map(sql.Identifier, _SLOTTED))
+            )
+        )
 
 
 def _ensure_login(
