@@ -70,7 +70,7 @@ LOCK := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --un
 lock: ## requirements.lock and those of `make fuzz` and of the image anew, from pyproject.toml
 	$(LOCK) --group test --group lint --group bench --output-file requirements.lock pyproject.toml
 	$(LOCK) --group fuzz --output-file requirements-fuzz.lock
-	$(LOCK) --constraints requirements.lock --excludes image/excludes.txt --output-file image/requirements.lock pyproject.toml
+	$(LOCK) --constraints requirements.lock --output-file image/requirements.lock pyproject.toml
 	$(LOCK) --group build --output-file image/build.lock
 
 clean: ## remove what install and the tools made; data of `up` stays
