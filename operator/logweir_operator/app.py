@@ -13,7 +13,6 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Mapping
 from typing import Final
 
 from redis import asyncio as redis
@@ -23,7 +22,9 @@ from logweir.backends.rotations import Rotations
 from logweir.core import errors
 from logweir.runtime import life, logs, metrics, web
 from logweir.runtime.life import Life
+from logweir.runtime.settings import Listen
 from logweir_operator import kube, watching
+from logweir_operator.bindings import Site
 from logweir_operator.cache import Cache
 from logweir_operator.config import Config, Servers
 from logweir_operator.knowing import Knowing
@@ -95,10 +96,10 @@ class Operator:
     async def _reconcile(self, running: Life) -> None:
         servers = self._config.servers()
         vault = SecretVault(self._kube, self._config.namespace, self._config.release)
-        while True:
+        site: Site | None = None
+        while site is None:
             try:
                 site = site_of(servers.store, servers.journal, await vault.read())
-                break
             except errors.LogweirError as error:
                 running.report("databases", str(error))
                 if await running.pause(RETRY_S):
@@ -177,7 +178,7 @@ async def _show(running: Life, queue: WorkQueue[Key], turns: Turns) -> None:
         await running.pause(GAUGES_S)
 
 
-async def run(config: Config, kubeconfig: str, ops: web.Listen, running: Life) -> None:
+async def run(config: Config, kubeconfig: str, ops: Listen, running: Life) -> None:
     """Run the operator, and its page of metrics, until the process is told to stop."""
     access = await kube.access(kubeconfig)
     api = kube.Kube(access)
@@ -191,7 +192,7 @@ async def run(config: Config, kubeconfig: str, ops: web.Listen, running: Life) -
         await api.close()
 
 
-def main(config: Config, kubeconfig: str, ops: web.Listen) -> None:
+def main(config: Config, kubeconfig: str, ops: Listen) -> None:
     """Run the operator in this process until SIGTERM."""
     logs.configure("operator", config.log_format)
     life.run(lambda running: run(config, kubeconfig, ops, running))

