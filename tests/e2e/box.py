@@ -141,8 +141,8 @@ class Box:
             self.api.close()
         for listening in self._forwards.values():
             listening.close()
-        self._process.send_signal(signal.SIGKILL)  # and the kernel kills what is below it
-        self._process.wait()
+        os.kill(self._init, signal.SIGKILL)  # and the kernel kills all others of its namespace
+        self._process.wait()  # until they are gone
 
     def run(self, *argv: object, stdin: bytes = b"") -> str:
         """Run a program in the box and return what it prints.

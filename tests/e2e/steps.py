@@ -40,7 +40,7 @@ def ground(scene: Scene) -> str:
         until(f"{host} answers", lambda host=host: _by_traefik(scene, host, "/") == "200")
     if (elsewhere := _by_traefik(scene, "other.ground", "/")) != "404":
         raise Failed(f"a host that nothing serves answers {elsewhere}")
-    scene.cluster.kubectl("delete", "namespace", _GROUND)
+    scene.cluster.kubectl("delete", "namespace", _GROUND, "--wait=false")
     return "a pod has its volume and its name, Traefik leads to it, a policy keeps others out"
 
 
