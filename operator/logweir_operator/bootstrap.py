@@ -21,7 +21,7 @@ import msgspec
 import psycopg
 from redis import exceptions
 
-from logweir.backends import closing, migrations, provision, redis_client, store
+from logweir.backends import closing, journal, migrations, provision, redis_client, store
 from logweir.backends.rotations import Rotations
 from logweir.core import errors, names
 from logweir.core.binding import JournalServer, Login, PostgresServer
@@ -68,9 +68,8 @@ async def run(config: Config, kube: Kube, say: Say) -> None:
         deadline_s,
         say,
     )
-    lock = await asyncio.to_thread(psycopg.connect, _conninfo(*superuser), autocommit=True)
-    with lock:
-        await asyncio.to_thread(lock.execute, LOCK)
+    async with await psycopg.AsyncConnection.connect(_conninfo(*superuser), autocommit=True) as one:
+        await one.execute(LOCK)  # until the connection ends
         vault = platform.SecretVault(kube, config.namespace, config.release)
         found = await _roots(config, kube, superuser, say)
         while True:
@@ -188,7 +187,7 @@ def _knock(server: PostgresServer, login: Login) -> None:
 async def _ping(server: JournalServer, login: Login) -> None:
     client = redis_client.client(server, login, connections=1)
     try:
-        await client.execute_command("PING")
+        await journal.command(client, "PING")
     finally:
         await client.aclose()
 
@@ -225,13 +224,13 @@ async def _prepare(
     await asyncio.to_thread(provision.upgrade_control, conninfo)
     say(f"control schema: {await asyncio.to_thread(_schema_version, conninfo)}")
     control = Rotations(conninfo)
-    journal = redis_client.client(servers.journal, servers.journal_login)
+    client = redis_client.client(servers.journal, servers.journal_login)
     try:
-        tenancy = Tenancy(config.cluster, site, control, journal, vault)
+        tenancy = Tenancy(config.cluster, site, control, client, vault)
         await tenancy.prepare()
     finally:
         await control.close()
-        await journal.aclose()
+        await client.aclose()
     say("Redis: function library and users are there; settings of both servers are right")
 
 

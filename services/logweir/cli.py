@@ -7,6 +7,8 @@
     logweir keys create | list | roll | revoke       likewise; keys check needs none (cli_keys.py)
     logweir run ROLE                                 one role, in a pod
     logweir bootstrap | await-schema                 before roles start in Kubernetes
+    logweir operator | gateway | database            others of the chart's pods
+    logweir smoke-test | uninstall-guard             the chart's hooks
 
 Data goes to standard output, everything else to standard error. Exit codes: 0 done, 1 refused or
 failed (the reason is one sentence with the fix), 2 wrong usage, 130 interrupted.
@@ -22,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from logweir import cli_keys
+from logweir import cli_keys, cli_pods
 from logweir.core import errors
 from logweir.options import Data, Key, Port, TenantName, Url, target
 from logweir.options import folder as _folder
@@ -52,6 +54,7 @@ _RESOURCES = "Resources of a running `up`"
 _CLIENT = "Send and read"
 _ROLES = "Roles (for pods)"
 
+app.add_typer(cli_pods.app)
 app.add_typer(cli_keys.app, name="keys", rich_help_panel="Keys of a tenant")
 
 Output = Annotated[
@@ -605,41 +608,6 @@ def run(
         consumer=consumer or socket.gethostname(),
     )
     importlib.import_module(f"logweir.{name}.app").main(settings)
-
-
-@app.command(rich_help_panel=_ROLES)
-def bootstrap(
-    config: Annotated[Path, typer.Option(help="The operator's configuration.")],
-    kubeconfig: Annotated[str, typer.Option(help="Without it: of the pod.")] = "",
-) -> None:
-    """Bring PostgreSQL and Redis to what this version needs; may be repeated at any time."""
-    import asyncio
-
-    from logweir_operator import bootstrap as booting
-    from logweir_operator import config as configuration
-    from logweir_operator.kube import Kube, access
-
-    found = configuration.read(config)
-
-    async def work() -> None:
-        kube = Kube(await access(kubeconfig))
-        try:
-            await booting.run(found, kube, lambda text: print(text, flush=True))
-        finally:
-            await kube.close()
-
-    asyncio.run(work())
-
-
-@app.command("await-schema", rich_help_panel=_ROLES)
-def await_schema(
-    binding: Annotated[Path, typer.Option(help="Of query, keeper or auth.")],
-    wait_s: Annotated[float, typer.Option("--wait-seconds", help="Then it fails.")] = 600.0,
-) -> None:
-    """Wait until the control schema is as new as this program needs it."""
-    from logweir.backends import readiness
-
-    readiness.await_schema(binding, wait_s, _say)
 
 
 @app.command(rich_help_panel=_ROLES)

@@ -57,7 +57,7 @@ class Nginx(servers.Server):
         self,
         folder: Path,
         port: int,
-        roles: Mapping[Role, int],
+        roles: Mapping[Role, int | str],
         run_as: Account | None = None,
         program: Binaries | None = None,
         host: str = servers.LOOPBACK,
@@ -70,7 +70,8 @@ class Nginx(servers.Server):
         Args:
             folder: where all of it is; its parent exists and `run_as` can enter that.
             port: what clients connect to.
-            roles: the ports of the roles, on the loopback address; may be changed before `reload`.
+            roles: the ports of the roles on the loopback address, or where else they are, as
+                `HOST:PORT`; may be changed before `reload`.
             run_as: the user that the workers run as, when this process is root.
             program: which NGINX; the one of `binaries.nginx` when None.
             host: the address to listen on; `0.0.0.0` for all of this machine's.
@@ -148,7 +149,7 @@ class Nginx(servers.Server):
         build = self._ask("-V")
         gateway = config.Gateway(
             port=self.port,
-            roles={role: (f"{servers.LOOPBACK}:{port}",) for role, port in self.roles.items()},
+            roles={role: (_address(place),) for role, place in self.roles.items()},
             folder=self.folder,
             host=self.host,
             tls=self.tls,
@@ -218,6 +219,10 @@ def added(build: str) -> frozenset[str]:
     ['ssl']
     """
     return frozenset(re.findall(r"--with-http_(\w+)_module(?!\S)", build))
+
+
+def _address(place: int | str) -> str:
+    return f"{servers.LOOPBACK}:{place}" if isinstance(place, int) else place
 
 
 def _files() -> int:

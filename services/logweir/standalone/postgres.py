@@ -34,6 +34,8 @@ INITDB_WAIT_S = 120.0
 _DURABLE = ("fsync=on", "synchronous_commit=on", "full_page_writes=on")
 """What is acknowledged is on the disk."""
 
+_FROM_EVERYWHERE = "host all all all scram-sha-256\n"
+
 _PROGRAMS = frozenset({"postgres", "initdb"})
 _STARTUP = struct.Struct("!ii")
 _PROTOCOL_3 = 196608
@@ -55,17 +57,20 @@ class Postgres(servers.Server):
         password: str,
         run_as: Account | None = None,
         program: Binaries | None = None,
+        host: str = servers.LOOPBACK,
     ) -> None:
         """Name the server; nothing happens yet.
 
         Args:
             folder: where all of it is; its parent exists and `run_as` can enter that.
-            port: on the loopback address.
+            port: on the address `host`.
             password: of the superuser; taken when the cluster is made.
             run_as: the user to run as, when this process is root.
             program: which PostgreSQL; the one of `binaries.postgres` when None.
+            host: the address to listen on; passwords are asked for from everywhere.
         """
         super().__init__()
+        self._host = host
         self.folder = folder.absolute()
         self.port = port
         self._password = password
@@ -93,8 +98,10 @@ class Postgres(servers.Server):
             _check_version(self.folder, version.read_text().strip(), self._program)
         else:
             self._make_cluster()
-        text = configuration(self.port, self._program.version)
+        text = configuration(self.port, self._program.version, self._host)
         accounts.write_file(self.data / "postgresql.conf", text, self._account)
+        if self._host != servers.LOOPBACK:
+            accounts.write_file(self.data / "pg_hba.conf", _FROM_EVERYWHERE, self._account)
 
     def command(self) -> servers.Command:
         """Return the server's process; SIGINT stops it fast and in order (open work is undone)."""
@@ -189,12 +196,12 @@ class Postgres(servers.Server):
             pid_file.unlink(missing_ok=True)
 
 
-def configuration(port: int, version: tuple[int, ...]) -> str:
+def configuration(port: int, version: tuple[int, ...], host: str = servers.LOOPBACK) -> str:
     """Return postgresql.conf: small when idle."""
     newer = ["io_workers = 1"] if version >= (18,) else []
     lines = [
         "# Written at each start. Settings of your own belong into local.conf beside this file.",
-        f"listen_addresses = '{servers.LOOPBACK}'",
+        f"listen_addresses = '{host}'",
         f"port = {port}",
         "unix_socket_directories = ''",
         "max_connections = 300",

@@ -48,18 +48,21 @@ class Valkey(servers.Server):
         run_as: Account | None = None,
         program: Binaries | None = None,
         max_memory_bytes: int | None = None,
+        host: str = servers.LOOPBACK,
     ) -> None:
         """Name the server; nothing happens yet.
 
         Args:
             folder: where all of it is; its parent exists and `run_as` can enter that.
-            port: on the loopback address.
+            port: on the address `host`.
             password: of `lw_operator`; a changed one is taken at the next start.
             run_as: the user to run as, when this process is root.
             program: which server; the one of `binaries.valkey` when None.
             max_memory_bytes: over it appends are refused; `journal_memory_bytes` when None.
+            host: the address to listen on.
         """
         super().__init__()
+        self._host = host
         self.folder = folder.absolute()
         self.port = port
         self._password = password
@@ -79,7 +82,9 @@ class Valkey(servers.Server):
         self._program = binaries.reachable(found, self._account, self.folder.parent / ".bin")
         servers.clear(self.folder, _PROGRAMS, None, signal.SIGTERM)
         self._check_writer(self._program)
-        text = configuration(self.folder, self.port, self._max_memory_bytes, self._program)
+        text = configuration(
+            self.folder, self.port, self._max_memory_bytes, self._program, self._host
+        )
         accounts.write_file(self.folder / "valkey.conf", text, self._account)
         self._write_users()
 
@@ -134,7 +139,13 @@ class Valkey(servers.Server):
             accounts.write_file(path, after, self._account)
 
 
-def configuration(folder: Path, port: int, max_memory_bytes: int, program: Binaries) -> str:
+def configuration(
+    folder: Path,
+    port: int,
+    max_memory_bytes: int,
+    program: Binaries,
+    host: str = servers.LOOPBACK,
+) -> str:
     """Return the server's configuration; what makes the journal honest comes first."""
     lines = [
         "# Written at each start. A reply means that the entry is on the disk, nothing is evicted.",
@@ -147,7 +158,7 @@ def configuration(folder: Path, port: int, max_memory_bytes: int, program: Binar
         "maxmemory-policy noeviction",
         f"dir {quoted(str(folder))}",
         f"aclfile {quoted(str(folder / 'users.acl'))}",
-        f"bind {servers.LOOPBACK}",
+        f"bind {host}",
         f"port {port}",
         "protected-mode yes",
         "daemonize no",

@@ -1,0 +1,292 @@
+"""The chart's job, on real databases and a real API server."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psycopg
+import pytest
+from controlplane.plane import Plane
+
+from logweir.backends import control, migrations, provision, readiness
+from logweir.core import errors
+from logweir.core.names import TenantId
+from logweir.standalone import accounts, servers
+from logweir.standalone.postgres import Postgres
+from logweir.standalone.valkey import Valkey
+from logweir_operator import bindings, bootstrap, kube, roots
+from logweir_operator.config import Config, Evaluation, Image
+from logweir_operator.rootsets import RootSecrets
+
+
+class Job:
+    """The job of one release: its Secrets as files, its log as a list."""
+
+    def __init__(self, folder: Path, plane: Plane, namespace: str, **config: Any) -> None:
+        self.plane = plane
+        self.folder = folder
+        self.config = Config(
+            **{
+                "namespace": namespace,
+                "release": "logs",
+                "image": Image(repository="logweir"),
+                "postgres_folder": str(folder / "postgres"),
+                "redis_folder": str(folder / "redis"),
+                "bootstrap_wait_s": 20.0,
+                **config,
+            }
+        )
+        for name in ("postgres", "redis"):
+            (folder / name).mkdir()
+
+    def use(self, postgres: Postgres, valkey: Valkey, user: str = "postgres", password: str = ""):
+        for name, texts in {
+            "postgres": {
+                "host": servers.LOOPBACK,
+                "port": str(postgres.port),
+                "username": user,
+                "password": password or "super",
+                "sslmode": "disable",
+            },
+            "redis": {
+                "host": servers.LOOPBACK,
+                "port": str(valkey.port),
+                "username": "lw_operator",
+                "password": "operator",
+            },
+        }.items():
+            for key, text in texts.items():
+                (self.folder / name / key).write_text(text)
+        return self
+
+    async def run(self) -> list[str]:
+        said: list[str] = []
+        api = kube.Kube(await kube.access(str(self.plane.kubeconfig)))
+        try:
+            await bootstrap.run(self.config, api, said.append)
+        finally:
+            await api.close()
+        return said
+
+    def secret(self, name: str) -> dict[str, str]:
+        found = self.plane.api.get("Secret", name, self.config.namespace)
+        return {key: base64.b64decode(text).decode() for key, text in found["data"].items()}
+
+    def roots(self) -> RootSecrets:
+        return msgspec.json.decode(self.secret("logs-roots")["secrets.json"], type=RootSecrets)
+
+    def operator(self) -> str:
+        """Connection string of the operator's login, as it follows from the Secret."""
+        found = self.config.servers()
+        return roots.conninfo(roots.site_of(found.store, found.journal, self.roots()))
+
+
+@pytest.fixture
+def job(tmp_path: Path, plane: Plane, namespace: str) -> Job:
+    return Job(tmp_path, plane, namespace)
+
+
+@pytest.fixture
+def fresh_postgres(servers_folder: Path, tmp_path: Path):
+    """A PostgreSQL with nothing in it."""
+    folder = servers_folder / f"fresh-{tmp_path.name}"
+    folder.mkdir(mode=0o755)
+    server = Postgres(folder / "data", servers.free_port(), "super", accounts.choose())
+    server.start(folder / "log")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def fresh_valkey(start_journal: Callable[..., Valkey]) -> Valkey:
+    return start_journal()
+
+
+def tenant_row() -> control.Tenant:
+    revisions = ("writer", "reader", "keeper", "redis", "ingest", "access")
+    return control.Tenant(
+        id=TenantId("acme"),
+        cluster="test",
+        namespace="default",
+        name="acme",
+        state="active",
+        spec={},
+        retention_days=30,
+        writer_slot="a",
+        reader_slot="a",
+        keeper_slot="a",
+        **{f"{what}_revision": 1 for what in revisions},
+    )
+
+
+def can_have_tenants(job: Job) -> None:
+    """The operator's login makes a tenant, whose login comes in."""
+    held = roots.site_of(job.config.servers().store, job.config.servers().journal, job.roots())
+    row = tenant_row()
+    limits = provision.Limits(buffer_bytes=1 << 30)
+    provision.provision_store(job.operator(), row, held.roots, limits)
+    login, password = provision.tenant_password(held.roots, row, "w")
+    with psycopg.connect(job.operator(), user=login, password=password) as connection:
+        assert connection.execute("select count(*) from t_acme.ledger").fetchone() == (0,)
+
+
+async def test_it_makes_all_that_is_needed_and_repeats_without_a_change(
+    job, fresh_postgres, fresh_valkey
+):
+    job.use(fresh_postgres, fresh_valkey)
+
+    first = await job.run()
+    made = job.roots()
+    second = await job.run()
+
+    assert first[-1] == second[-1] == "done: the databases are ready"
+    assert any("Secret logs-roots: made" in line for line in first)
+    assert not any("made" in line for line in second)
+    assert job.roots() == made
+    can_have_tenants(job)
+
+
+async def test_two_at_once_come_to_the_same_end(job, fresh_postgres, fresh_valkey):
+    job.use(fresh_postgres, fresh_valkey)
+
+    ends = await asyncio.gather(job.run(), job.run(), job.run())
+
+    assert {said[-1] for said in ends} == {"done: the databases are ready"}
+    can_have_tenants(job)
+
+
+async def test_a_login_that_may_make_roles_and_databases_is_enough(
+    job, fresh_postgres, fresh_valkey
+):
+    with psycopg.connect(fresh_postgres.url(), autocommit=True) as connection:
+        connection.execute("create role admin login createrole createdb password 'admin'")
+    job.use(fresh_postgres, fresh_valkey, "admin", "admin")
+
+    await job.run()
+    await job.run()
+
+    can_have_tenants(job)
+    with psycopg.connect(fresh_postgres.url()) as connection:
+        others = connection.execute(
+            "select has_database_privilege('logweir_query', 'template1', 'connect')"
+        ).fetchone()
+    assert others == (True,), "the other databases of a shared server are not ours to close"
+
+
+async def test_a_login_without_createdb_takes_a_database_that_was_made_for_it(
+    job, fresh_postgres, fresh_valkey
+):
+    with psycopg.connect(fresh_postgres.url(), autocommit=True) as connection:
+        connection.execute("create role admin login createrole password 'admin'")
+        connection.execute("create role logweir_operator createrole")
+        connection.execute("grant logweir_operator to admin with admin option")
+        connection.execute("create database logweir owner logweir_operator template template0")
+    job.use(fresh_postgres, fresh_valkey, "admin", "admin")
+
+    await job.run()
+
+    can_have_tenants(job)
+
+
+async def test_an_older_program_leaves_a_newer_schema(
+    job, fresh_postgres, fresh_valkey, monkeypatch
+):
+    job.use(fresh_postgres, fresh_valkey)
+    await job.run()
+    with psycopg.connect(job.operator()) as connection:
+        connection.execute("update logweir.alembic_version set version_num = '9999'")
+
+    said = await job.run()
+
+    newest = migrations.HEADS["control"]
+    assert f"control schema: 9999, newer than this program's {newest}" in said
+    with psycopg.connect(job.operator()) as connection:
+        assert migrations.revision(connection, "logweir") == "9999"
+
+
+async def test_roots_that_were_lost_are_not_replaced_under_tenants(
+    job, fresh_postgres, fresh_valkey
+):
+    job.use(fresh_postgres, fresh_valkey)
+    await job.run()
+    door = control.Control(job.operator())
+    await door.claim_tenant(TenantId("acme"), "test", "default", "acme")
+    await door.close()
+    job.plane.api.delete("Secret", "logs-roots", job.config.namespace)
+
+    with pytest.raises(errors.SetupError, match="Put the Secret back from a copy"):
+        await job.run()
+
+    assert job.plane.api.find("Secret", "logs-roots", job.config.namespace) is None
+
+
+async def test_it_waits_for_servers_and_says_why(job, fresh_postgres, fresh_valkey):
+    job.use(fresh_postgres, fresh_valkey)
+    (job.folder / "redis" / "password").write_text("wrong")
+    job.config = msgspec.structs.replace(job.config, bootstrap_wait_s=0.5)
+
+    with pytest.raises(
+        errors.UnavailableError, match=r"Redis at .* does not answer: .*invalid username-password"
+    ):
+        await job.run()
+
+
+async def test_settings_that_break_the_promise_are_refused(job, fresh_postgres, fresh_valkey):
+    job.use(fresh_postgres, fresh_valkey)
+    await job.run()
+    client = provision_client(job)
+    await client.config_set("appendfsync", "everysec")
+    await client.aclose()
+
+    with pytest.raises(errors.SetupError, match="appendfsync"):
+        await job.run()
+
+
+def provision_client(job: Job):
+    from logweir.backends import redis_client
+
+    found = job.config.servers()
+    return redis_client.client(found.journal, found.journal_login)
+
+
+async def test_passwords_of_bundled_databases_are_made_once(
+    tmp_path, plane, namespace, fresh_postgres, fresh_valkey
+):
+    bundled = Evaluation(postgres_host="logs-postgres", redis_host="logs-redis")
+    job = Job(tmp_path, plane, namespace, evaluation=bundled, bootstrap_wait_s=0.1)
+
+    for _ in range(2):
+        with pytest.raises(errors.UnavailableError, match="PostgreSQL at logs-postgres:5432"):
+            await job.run()
+        first = job.secret("logs-postgres"), job.secret("logs-redis")
+    again = job.secret("logs-postgres"), job.secret("logs-redis")
+
+    assert first == again
+    assert first[0]["username"] == "postgres"
+    assert len(first[0]["password"]) == 48
+    assert (tmp_path / "redis" / "password").read_text() == first[1]["password"]
+
+
+async def test_a_role_waits_for_the_schema_of_its_version(
+    job, fresh_postgres, fresh_valkey, tmp_path
+):
+    job.use(fresh_postgres, fresh_valkey)
+    await job.run()
+    found = job.config.servers()
+    site = roots.site_of(found.store, found.journal, job.roots())
+    for role in (bindings.query, bindings.keeper, bindings.auth):
+        path = tmp_path / f"{role.__name__}.json"
+        path.write_bytes(msgspec.json.encode(role(site)))
+        assert readiness.problem(path) == ""
+
+    with psycopg.connect(job.operator()) as connection:
+        connection.execute("update logweir.alembic_version set version_num = '0001'")
+
+    assert "is at revision 0001" in readiness.problem(path)
+    with pytest.raises(errors.UnavailableError, match="0001"):
+        readiness.await_schema(path, 0.0, lambda text: None)
