@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 HOURS ?= 4
 MUTANTS ?= 3
 
-.PHONY: help install up test plane fuzz lint gen lock chaos mutants bench bench-growth bench-page profile clean
+.PHONY: help install up test plane fuzz lint gen lock chaos e2e-node e2e-kind mutants bench bench-growth bench-page profile clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -26,7 +26,7 @@ up: install ## start all of Logweir here; Ctrl-C stops it (ARGS="--port 8080" an
 	@$(BIN)/logweir up $(ARGS)
 
 test: install ## all tests that need no root, but for `make chaos`
-	$(BIN)/pytest -m "not chaos" $(ARGS)
+	$(BIN)/pytest -m "not chaos and not node" $(ARGS)
 
 plane: install ## build the Kubernetes that tests use now, not when they first want it (needs Go; NAMES="helm" for others)
 	PYTHONPATH=tests $(BIN)/python -m controlplane.build $(NAMES)
@@ -38,6 +38,13 @@ else
 	$(BIN)/pytest -m chaos -s tests/chaos $(ARGS)
 	@$(MAKE) --no-print-directory mutants ONLY=$(MUTANTS)
 endif
+
+e2e-node: install ## the chart and the image on a real Kubernetes node, in namespaces of its own (root, Linux)
+	$(BIN)/pytest -m node -q tests/e2e
+	PYTHONPATH=tests $(BIN)/python -m e2e.run $(ARGS)
+
+e2e-kind: install ## the same script on kind, for who has Docker
+	PYTHONPATH=tests $(BIN)/python -m e2e.run kind $(ARGS)
 
 mutants: install ## broken copies of the product, each of which must be caught (ONLY=3: some of them; ONLY="NAME, NAME")
 	PYTHONPATH=tests $(BIN)/python -m chaos.mutation $(ONLY)
@@ -58,11 +65,12 @@ bench-page: install ## docs/benchmarks.md from what `bench` and `bench-growth` f
 profile: install ## flame graph under load (ROLE=ingest, collector, query or all; OUT=folder)
 	$(BIN)/python bench/flame.py $(or $(ROLE),all) --size $(or $(SIZE),full) --out $(or $(OUT),bench/out) $(ARGS)
 
-lint: install ## format, rules, types, arrows between packages
+lint: install ## format, rules, types, arrows between packages, the Dockerfile
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint Dockerfile
 	$(BIN)/python charts/generate.py --check
 
 gen: install ## what follows from something else: the chart's table and schema of values
@@ -70,9 +78,11 @@ gen: install ## what follows from something else: the chart's table and schema o
 
 LOCK := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --universal --generate-hashes
 
-lock: ## requirements.lock and that of `make fuzz` anew, from pyproject.toml
+lock: ## requirements.lock and those of `make fuzz` and of the image anew, from pyproject.toml
 	$(LOCK) --group test --group lint --group bench --output-file requirements.lock pyproject.toml
 	$(LOCK) --group fuzz --output-file requirements-fuzz.lock
+	$(LOCK) --constraints requirements.lock --output-file image/requirements.lock pyproject.toml
+	$(LOCK) --group build --output-file image/build.lock
 
 clean: ## remove what install and the tools made; data of `up` stays
 	rm -rf $(VENV) bench/out .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .fuzz dist build

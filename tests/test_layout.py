@@ -34,7 +34,15 @@ def test_the_package_and_the_project_have_one_version():
     assert logweir.__version__ == project["version"]
 
 
-@pytest.mark.parametrize(("lock", "packages"), [("requirements", 40), ("requirements-fuzz", 1)])
+@pytest.mark.parametrize(
+    ("lock", "packages"),
+    [
+        ("requirements", 40),
+        ("requirements-fuzz", 1),
+        ("image/requirements", 40),
+        ("image/build", 2),
+    ],
+)
 def test_a_lock_names_no_index_and_pins_every_package_by_hash(lock, packages):
     lines = (ROOT / f"{lock}.lock").read_text().splitlines()
     pins = [line for line in lines if "==" in line and not line.startswith((" ", "#"))]
@@ -43,3 +51,18 @@ def test_a_lock_names_no_index_and_pins_every_package_by_hash(lock, packages):
     assert len(pins) >= packages
     assert len(hashes) >= len(pins)
     assert not [line for line in lines if "://" in line]
+
+
+def test_the_image_has_the_versions_that_the_tests_ran_with():
+    def pins(lock):
+        lines = (ROOT / lock).read_text().splitlines()
+        return {line.split(" ")[0] for line in lines if "==" in line and line[0] not in " #"}
+
+    assert len(pins("image/requirements.lock")) >= 40
+    assert pins("image/requirements.lock") <= pins("requirements.lock")
+
+
+def test_the_image_is_built_by_the_build_system_of_the_project():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+    assert project["dependency-groups"]["build"] == project["build-system"]["requires"]

@@ -41,6 +41,10 @@ class Identities:
         )
         self.service_accounts = _token_keys(folder)
 
+    def listener(self, name: str, *hosts: str) -> tuple[Path, Path]:
+        """Return the files of a certificate for another program that listens, such as a kubelet."""
+        return self._authority.issue(*hosts, name=name)
+
     def client(self, name: str) -> tuple[Path, Path]:
         """Return the files of a client's certificate and key; a node's name is system:node:NAME."""
         group = "system:nodes" if name.startswith("system:node:") else GROUPS[name]

@@ -222,6 +222,7 @@ OPERATOR_AT_MAXIMUM = Gauge(
     "1 while a pipeline needs more collectors than it may have: raise maxReplicas, or the tenant's"
     " connectionLimit.",
     ["tenant", "pipeline"],
+)
 _PIPELINE = ["namespace", "pipeline"]
 SCALING_BACKLOG_BYTES = Gauge(
     "logweir_operator_backlog_bytes",

@@ -1,0 +1,69 @@
+"""Logweir on a real Kubernetes, from the chart and the image of this tree, step by step.
+
+python -m e2e.run              on a node in a box (root, Linux): `make e2e-node`
+python -m e2e.run kind         on kind, with Docker: `make e2e-kind`
+... --only install,make_tenants --keep        some steps; the box's folder stays
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from controlplane import build
+from e2e import boxed, kind
+from e2e.box import Unfit
+from e2e.scene import HOME, Scene
+from e2e.steps import STEPS
+from e2e.target import Cluster, pods_told
+
+
+def main(words: Sequence[str]) -> None:
+    """Run the steps; exit with 1 when one fails, with 2 when this machine cannot."""
+    parser = argparse.ArgumentParser(prog="python -m e2e.run")
+    parser.add_argument("on", nargs="?", choices=["box", "kind"], default="box")
+    parser.add_argument("--only", default=",".join(step.__name__ for step in STEPS))
+    parser.add_argument("--keep", action="store_true", help="keep logs and folders")
+    asked = parser.parse_args(words)
+    wanted = asked.only.split(",")
+    steps = [step for step in STEPS if step.__name__ in wanted]
+    begin_s = time.monotonic()
+    try:
+        with _started(asked.on, keep=asked.keep) as cluster:
+            _say("cluster", f"{asked.on} is ready", time.monotonic() - begin_s)
+            with pods_told(cluster, (HOME, "acme", "counted")):
+                _play(Scene(cluster), steps)
+    except (Unfit, build.Unavailable) as error:
+        print(f"e2e: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(f"e2e: all {len(steps)} steps passed in {time.monotonic() - begin_s:.0f} s")
+
+
+@contextlib.contextmanager
+def _started(on: str, *, keep: bool) -> Iterator[Cluster]:
+    if on == "kind":
+        with kind.started() as cluster:
+            yield cluster
+    else:
+        with boxed.started({}, keep=keep) as boxed_cluster:
+            yield boxed_cluster
+
+
+def _play(scene: Scene, steps: Sequence[Any]) -> None:
+    for number, step in enumerate(steps, 1):
+        print(f"e2e: {number:2}/{len(steps)} {step.__name__}: {step.__doc__}", flush=True)
+        begin_s = time.monotonic()
+        found = step(scene)
+        _say(step.__name__, found, time.monotonic() - begin_s)
+
+
+def _say(name: str, found: str, took_s: float) -> None:
+    print(f"e2e:       {name} ({took_s:.1f} s): {found}", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
