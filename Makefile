@@ -72,8 +72,10 @@ lint: install ## format, rules, types, arrows between packages, the Dockerfile
 	$(BIN)/lint-imports
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/python charts/generate.py --check
+	$(BIN)/python -m logweir_operator.crdgen . --check
 
-gen: install ## what follows from something else: the chart's table and schema of values
+gen: install ## what follows from something else: CRDs, the chart's table and schema of values
+	$(BIN)/python -m logweir_operator.crdgen .
 	$(BIN)/python charts/generate.py
 
 LOCK := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --universal --generate-hashes

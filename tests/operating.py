@@ -24,7 +24,7 @@ from logweir.standalone.postgres import Postgres
 from logweir.standalone.valkey import Valkey
 from logweir_operator import app, kube
 from logweir_operator.config import Config, Features, Image, LeaseTerms, Scope
-from logweir_operator.platform import ROOTS_KEY, roots_name
+from logweir_operator.own_secrets import ROOTS_KEY, roots_name
 from logweir_operator.rootsets import RootSecrets, RootSet
 
 if TYPE_CHECKING:
