@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+from pathlib import Path
 
 import kubernetes_validate
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from viewing import EVERY_KIND, EVERYTHING, KEY, SECRETS, UID, pipeline_view, tenant_view
@@ -16,6 +19,7 @@ from logweir_operator.objects.quantities import canonical
 
 QUOTA = {"quotas": {"namespaceQuota": {"hard": {"pods": 10, "requests.cpu": "2000m"}}}}
 LONGEST = "a" * 40
+GOLDEN = Path(__file__).parent / "golden"
 
 
 def route_spec() -> dict:
@@ -61,6 +65,17 @@ def everything(**rest):
     return manifests.pipeline_objects(
         pipeline_view(spec=EVERYTHING, served_kinds=EVERY_KIND, **rest)
     )
+
+
+@pytest.mark.parametrize("name", ["tenant with a quota", "pipeline", "pipeline with everything"])
+def test_the_objects_are_those_of_the_golden_file(name):
+    """Written anew by LOGWEIR_GOLDEN=write, so that each change of an object is seen in review."""
+    path = GOLDEN / f"{name.replace(' ', '_')}.yaml"
+    text = yaml.safe_dump_all(VIEWS[name](), sort_keys=True, default_flow_style=False)
+    if os.environ.get("LOGWEIR_GOLDEN") == "write":
+        path.write_text(text)
+
+    assert text == path.read_text()
 
 
 def test_each_object_is_owned_labelled_and_named_so_that_it_fits(objects):
