@@ -45,11 +45,15 @@ class Right(NamedTuple):
 
 
 class Request(NamedTuple):
-    """One request: what right it needs, the answer's HTTP code, and who sent it."""
+    """One request: what right it needs, the answer's HTTP code, and who sent it.
+
+    `is_implied`: it is a further right that the request before it needed.
+    """
 
     right: Right
     code: int
     agent: str
+    is_implied: bool = False
 
 
 class Comparison(NamedTuple):
@@ -95,9 +99,11 @@ def _needed(event: Object) -> list[Request]:
         target.get("name", ""),
     )
     code, agent = event["responseStatus"]["code"], event.get("userAgent", "")
-    made_by_apply = event["verb"] == "patch" and code == 201
-    rights = [right, right._replace(verb="create", name="")] if made_by_apply else [right]
-    return [Request(one, code, agent) for one in rights]
+    found = [Request(right, code, agent)]
+    if event["verb"] == "patch" and code == 201:
+        made = right._replace(verb="create", name="")
+        found.append(Request(made, code, agent, is_implied=True))
+    return found
 
 
 def grants(api: Api, namespace: str, account: str) -> set[Right]:

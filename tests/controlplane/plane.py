@@ -99,6 +99,7 @@ class Plane:
         )
         self._others: list[Process] = []
         self._apis: list[Api] = []
+        self._kinds: list[str] = []
 
     def start(self) -> None:
         """Start it, and wait until it answers and knows the project's kinds."""
@@ -123,7 +124,12 @@ class Plane:
         """Apply the project's CRDs, and wait until their kinds are served."""
         files = sorted(CRDS.glob("*.yaml"))
         kinds = [self.api.apply_yaml(one.read_text())["spec"]["names"]["kind"] for one in files]
-        until(lambda: all(map(self.api.serves, kinds)))
+        self._kinds = kinds
+        self._await_kinds()
+
+    def _await_kinds(self) -> None:
+        """Wait for the objects of our kinds, which are refused for a while after a start."""
+        until(lambda: all(map(self.api.serves, self._kinds)))
 
     def kill_api_server(self) -> None:
         """Kill the API server as by kill -9; what was written stays."""
@@ -132,6 +138,7 @@ class Plane:
     def start_api_server(self) -> None:
         """Start it again on the same port, with the same data and identities."""
         self._server.run()
+        self._await_kinds()
 
     def restart_api_server(self, down_s: float = 0.0) -> None:
         """Kill it, and start it again after so many seconds."""

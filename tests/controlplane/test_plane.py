@@ -35,6 +35,16 @@ def test_an_api_server_of_the_pinned_version_answers(plane):
     assert plane.kubectl("get", "namespace", "default", "-o", "name") == "namespace/default\n"
 
 
+@pytest.mark.parametrize("kind", ["LogTenant", "LogPipeline"])
+def test_our_kinds_are_accepted_and_served(plane, kind):
+    crd = plane.api.get("CustomResourceDefinition", f"{kind.lower()}s.logweir.dev")
+    conditions = {one["type"]: one["status"] for one in crd["status"]["conditions"]}
+
+    assert conditions["Established"] == conditions["NamesAccepted"] == "True"
+    assert conditions.get("NonStructuralSchema", "False") == "False"
+    assert plane.api.serves(kind)
+
+
 def test_an_object_is_applied_changed_listed_and_deleted(plane, namespace):
     plane.api.apply(config_map("one", namespace, a="1"))
     plane.api.patch("ConfigMap", "one", namespace, {"data": {"b": "2"}})
