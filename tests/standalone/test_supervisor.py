@@ -63,13 +63,13 @@ class Refused(Script):
 class Run:
     """A supervisor of these children, turned by the test."""
 
-    def __init__(self, folder, *children):
+    def __init__(self, folder, *children, **options):
         self.said: list[str] = []
         self.children = {one.name: one for one in children}
         (folder / "logs").mkdir()
         self.status = folder / "status.json"
         self.supervisor = Supervisor(
-            children, folder / "logs", self.status, "http://up", self.said.append
+            children, folder / "logs", self.status, "http://up", self.said.append, **options
         )
         self._signals = self.supervisor.signals()
         self.wakeup = self._signals.__enter__()
@@ -101,8 +101,8 @@ def run(tmp_path, monkeypatch) -> Iterator[Callable[..., Run]]:
     monkeypatch.setattr(supervisor, "READY_PROBE_S", 0.05)
     made: list[Run] = []
 
-    def make(*children: Child) -> Run:
-        made.append(Run(tmp_path, *children))
+    def make(*children: Child, **options: object) -> Run:
+        made.append(Run(tmp_path, *children, **options))
         return made[-1]
 
     yield make
@@ -363,3 +363,105 @@ def test_an_idle_supervisor_sleeps(run, monkeypatch):
         turns += 1
 
     assert turns < 20
+
+
+# ---- children that run only when they are wanted -------------------------------------------------
+
+
+def wanted(run, other: Script) -> Run:
+    """A supervisor that runs `one`, and `other` when it is wanted."""
+    return run(Script("one"), other, idle=["other"])
+
+
+def test_an_idle_child_is_started_when_it_is_wanted(run):
+    other = Script("other")
+    up = wanted(run, other)
+    up.until_ready()
+    before = (other.begun, set(up.shown()))
+
+    up.supervisor.want("other", is_wanted=True)
+    up.until(lambda: up.supervisor.process("other").state == "ready")
+
+    assert before == (0, {"one"})
+    assert set(up.shown()) == {"one", "other"}
+
+
+def test_a_child_that_is_wanted_no_more_ends_in_order_and_stays_away(run):
+    slowly = (
+        "import signal, time\n"
+        "def end(*_): print('drained', flush=True); raise SystemExit\n"
+        "signal.signal(signal.SIGTERM, end); print('runs', flush=True); time.sleep(60)"
+    )
+    other = Script("other", slowly)
+    up = wanted(run, other)
+    up.supervisor.want("other", is_wanted=True)
+    up.until(lambda: "runs" in up.log("other"))
+
+    up.supervisor.want("other", is_wanted=False)
+    up.supervisor.want("other", is_wanted=False)
+    up.until(lambda: up.supervisor.process("other").pid is None)
+    up.until(lambda: "other" not in up.shown())
+    for _ in range(5):
+        up.supervisor.turn(up.wakeup)
+
+    assert other.begun == 1
+    assert "drained" in up.log("other")
+    assert "exit code 0" in up.log("other")
+    assert up.supervisor.is_ready
+
+
+def test_a_child_that_is_wanted_again_while_it_ends_starts_again(run):
+    other = Script("other")
+    up = wanted(run, other)
+    up.supervisor.want("other", is_wanted=True)
+    up.until(lambda: up.supervisor.process("other").state == "ready")
+
+    up.supervisor.want("other", is_wanted=False)
+    assert up.supervisor.process("other").state == "stopping"
+    up.supervisor.want("other", is_wanted=True)
+    up.until(lambda: other.begun == 2)
+    up.until(lambda: up.supervisor.process("other").state == "ready")
+
+    assert up.shown()["other"].restarts == 0
+
+
+def test_a_child_that_does_not_end_is_killed(run, monkeypatch):
+    monkeypatch.setattr(supervisor, "STOP_WAIT_S", 0.2)
+    deaf = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "print('runs', flush=True); time.sleep(60)"
+    )
+    up = wanted(run, Script("other", deaf))
+    up.supervisor.want("other", is_wanted=True)
+    up.until(lambda: "runs" in up.log("other"))
+
+    up.supervisor.want("other", is_wanted=False)
+    up.until(lambda: up.supervisor.process("other").pid is None)
+
+    assert "killed by SIGKILL" in up.log("other")
+
+
+def test_a_child_that_is_away_is_not_started_again_when_it_is_wanted_no_more(run):
+    other = Script("other", "raise SystemExit(3)")
+    up = wanted(run, other)
+    up.supervisor.want("other", is_wanted=True)
+    up.until(lambda: up.supervisor.process("other").state == "backing off")
+    begun = other.begun
+
+    up.supervisor.want("other", is_wanted=False)
+    for _ in range(20):
+        up.supervisor.turn(up.wakeup)
+
+    assert other.begun == begun
+
+
+def test_an_idle_child_that_dies_is_started_again_while_it_is_wanted(run):
+    other = Script("other")
+    up = wanted(run, other)
+    up.supervisor.want("other", is_wanted=True)
+    up.until(lambda: up.supervisor.process("other").state == "ready")
+
+    other.process.kill()
+    up.until(lambda: other.begun == 2)
+
+    assert up.shown()["other"].restarts == 1
