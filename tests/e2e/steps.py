@@ -235,7 +235,7 @@ def upgrade(scene: Scene) -> str:
     """An upgrade rolls the platform, and no pod of a pipeline."""
     before = _names(scene, "acme", "counted")
     begin_s = time.monotonic()
-    change = ("--set", "podAnnotations.logweir-e2e=upgraded")
+    change = ("--set", "podAnnotations.e2e=upgraded")
     scene.cluster.helm("upgrade", RELEASE, CHART, *_options(scene), *_WAIT, *change)
     took_s = time.monotonic() - begin_s
     scene.send("after the upgrade", "jobs")

@@ -219,7 +219,9 @@ def pods_told(cluster: Cluster, namespaces: Sequence[str]) -> Iterator[None]:
 
 def _tell(cluster: Cluster, namespace: str) -> None:
     print(f"\n==== {namespace}", flush=True)
-    print(cluster.kubectl("-n", namespace, "get", "all,pvc,logtenants,logpipelines", "-o", "wide"))
+    for kinds in ("all,pvc", "logtenants,logpipelines"):
+        with contextlib.suppress(Failed):  # before the CRDs are there
+            print(cluster.kubectl("-n", namespace, "get", kinds, "-o", "wide"))
     print(cluster.kubectl("-n", namespace, "get", "events", "--sort-by=.lastTimestamp")[-4000:])
     for pod in cluster.list("pods", namespace):
         name = pod["metadata"]["name"]
