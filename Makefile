@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 HOURS ?= 4
 MUTANTS ?= 3
 
-.PHONY: help install up test plane fuzz lint lock chaos e2e-node e2e-kind mutants bench bench-growth bench-page profile clean
+.PHONY: help install up test plane fuzz lint gen lock chaos e2e-node e2e-kind mutants bench bench-growth bench-page profile clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -71,6 +71,12 @@ lint: install ## format, rules, types, arrows between packages, the Dockerfile
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/hadolint Dockerfile
+	$(BIN)/python charts/generate.py --check
+	$(BIN)/python -m logweir_operator.crdgen . --check
+
+gen: install ## what follows from something else: CRDs, the chart's table and schema of values
+	$(BIN)/python -m logweir_operator.crdgen .
+	$(BIN)/python charts/generate.py
 
 LOCK := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --universal --generate-hashes
 

@@ -24,7 +24,7 @@ from logweir.standalone.postgres import Postgres
 from logweir.standalone.valkey import Valkey
 from logweir_operator import app, kube
 from logweir_operator.config import Config, Features, Image, LeaseTerms, Scope
-from logweir_operator.platform import ROOTS_KEY, roots_name
+from logweir_operator.own_secrets import ROOTS_KEY, roots_name
 from logweir_operator.rootsets import RootSecrets, RootSet
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Place:
             host="127.0.0.1",
             port=str(valkey.port),
             username="lw_operator",
-            password="operator",  # noqa: S106 - of the tests' server
+            password="operator",
         )
         self.config = Config(
             **{
@@ -123,6 +123,10 @@ class Place:
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await task
         self._running.clear()
+
+    def break_databases(self) -> None:
+        """Let operators that start from now on find no PostgreSQL."""
+        (self._folder / "postgres" / "port").write_text("1")
 
     async def close(self) -> None:
         await self.kill()

@@ -30,14 +30,14 @@ from logweir_operator.config import Config, Servers
 from logweir_operator.knowing import Knowing
 from logweir_operator.kube import CORE_KINDS, KEDA_KINDS, MONITORING_KINDS, QUOTA_KINDS, ROUTE_KINDS
 from logweir_operator.lease import Lease, Terms
+from logweir_operator.own_secrets import RoleSecrets, SecretVault
 from logweir_operator.passes import Passes
-from logweir_operator.platform import RoleSecrets, SecretVault
-from logweir_operator.queue import WorkQueue
 from logweir_operator.resources import Key
 from logweir_operator.roots import conninfo, site_of
 from logweir_operator.scaler import Scaler
 from logweir_operator.tenancy import Tenancy
 from logweir_operator.turns import Turns
+from logweir_operator.workqueue import WorkQueue
 
 logger = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from logweir.backends import closing, journal, migrations, provision, redis_clie
 from logweir.backends.rotations import Rotations
 from logweir.core import errors, names
 from logweir.core.binding import JournalServer, Login, PostgresServer
-from logweir_operator import platform, roots
+from logweir_operator import own_secrets, roots
 from logweir_operator.config import Config, Evaluation, Servers
 from logweir_operator.kube import Kube, KubeError
 from logweir_operator.rootsets import RootSecrets, RootSet
@@ -70,7 +70,7 @@ async def run(config: Config, kube: Kube, say: Say) -> None:
     )
     async with await psycopg.AsyncConnection.connect(_conninfo(*superuser), autocommit=True) as one:
         await one.execute(LOCK)  # until the connection ends
-        vault = platform.SecretVault(kube, config.namespace, config.release)
+        vault = own_secrets.SecretVault(kube, config.namespace, config.release)
         found = await _roots(config, kube, superuser, say)
         while True:
             await _prepare(config, servers, superuser, vault, found, say)
@@ -103,8 +103,8 @@ async def _roots(
     config: Config, kube: Kube, superuser: tuple[PostgresServer, Login], say: Say
 ) -> RootSecrets:
     """Return the roots; new ones where there is nothing that others were used for."""
-    name = platform.roots_name(config.release)
-    if await kube.get(platform.SECRET, config.namespace, name) is None:
+    name = own_secrets.roots_name(config.release)
+    if await kube.get(own_secrets.SECRET, config.namespace, name) is None:
         if await asyncio.to_thread(_has_tenants, *superuser):
             raise errors.SetupError(
                 f"The Secret {name} with the root keys is not there, but the database"
@@ -113,16 +113,16 @@ async def _roots(
                 f" wants that drops the database {provision.DATABASE} first.",
             )
         fresh = RootSecrets(roots=[RootSet.fresh(1)])
-        data = {platform.ROOTS_KEY: msgspec.json.encode(fresh).decode()}
+        data = {own_secrets.ROOTS_KEY: msgspec.json.encode(fresh).decode()}
         await _ensure(config, kube, name, data, say)
-    return await platform.SecretVault(kube, config.namespace, config.release).read()
+    return await own_secrets.SecretVault(kube, config.namespace, config.release).read()
 
 
 async def _ensure(
     config: Config, kube: Kube, name: str, texts: Mapping[str, str], say: Say
 ) -> Mapping[str, str]:
     """Return the data of a Secret, made of these texts if there is none; never replaced."""
-    found = await kube.get(platform.SECRET, config.namespace, name)
+    found = await kube.get(own_secrets.SECRET, config.namespace, name)
     if found is None:
         document = {
             "apiVersion": "v1",
@@ -210,7 +210,7 @@ async def _prepare(
     config: Config,
     servers: Servers,
     superuser: tuple[PostgresServer, Login],
-    vault: platform.SecretVault,
+    vault: own_secrets.SecretVault,
     found: RootSecrets,
     say: Say,
 ) -> None:

@@ -478,8 +478,10 @@ RULES: Final[Mapping[str, Sequence[Rule]]] = {
         Rule(
             "spec",
             "spec.ingest.pod.labels",
-            "[self.ingest, self.collector].all(r, r.pod.labels.all(k,"
-            " !k.startsWith('logweir.dev/') && !k.startsWith('app.kubernetes.io/')))",
+            "self.ingest.pod.labels.all(k,"
+            " !k.startsWith('logweir.dev/') && !k.startsWith('app.kubernetes.io/'))"
+            " && self.collector.pod.labels.all(k,"
+            " !k.startsWith('logweir.dev/') && !k.startsWith('app.kubernetes.io/'))",
             "the prefixes logweir.dev/ and app.kubernetes.io/ are reserved",
             _labels_are_free,
         ),
@@ -520,10 +522,18 @@ _IMMUTABLE: Final[Mapping[str, Sequence[tuple[str, Callable[[Any], object]]]]] =
 }
 
 
+IMMUTABLE: Final = "is immutable; make a new resource instead"
+
+
+def immutable_fields(kind: str) -> list[str]:
+    """Return the fields of a kind that may not change."""
+    return [field for field, _ in _IMMUTABLE[kind]]
+
+
 def changed_for_good(old: Resource, new: Resource) -> list[FieldError]:
     """Return the immutable fields in which `new` differs from `old`."""
     return [
-        FieldError(field, "is immutable; make a new resource instead")
+        FieldError(field, IMMUTABLE)
         for field, value in _IMMUTABLE[new.kind]
         if value(old.spec) != value(new.spec)
     ]

@@ -26,10 +26,10 @@ from logweir_operator.config import Config, Servers
 from logweir_operator.kube import RESOURCES, STATUS_MANAGER, Kube, KubeError, Object, kind_of
 from logweir_operator.model import LogPipeline, LogTenant, Resource, TenantPostgres
 from logweir_operator.plan import Verdict
-from logweir_operator.queue import Again, FailedError
 from logweir_operator.resources import Key
 from logweir_operator.scaler import Scaled, Scaler
 from logweir_operator.turns import Facts, Turns
+from logweir_operator.workqueue import Again, FailedError
 
 logger = logging.getLogger(__name__)
 

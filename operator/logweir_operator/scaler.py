@@ -19,6 +19,7 @@ from logweir.backends import backlog
 from logweir.core import errors
 from logweir.core.backlog import Sample
 from logweir.core.names import PipelineId, TenantId
+from logweir.runtime import metrics
 from logweir.runtime.life import Life
 from logweir_operator import scaling
 from logweir_operator.model import LogPipeline
@@ -41,6 +42,23 @@ class Scaled(msgspec.Struct, frozen=True):
     ready: int
 
 
+class _Shown(msgspec.Struct, frozen=True):
+    """The metrics of one pipeline."""
+
+    tenant: str = ""
+    pipeline: str = ""
+
+    def set(self, sample: Sample | None, *, is_at_maximum: bool) -> None:
+        if sample is not None:  # else the last one stands
+            oldest = metrics.OPERATOR_OLDEST_SECONDS.labels(self.tenant, self.pipeline)
+            oldest.set(sample.oldest_age_s or 0.0)
+        metrics.OPERATOR_AT_MAXIMUM.labels(self.tenant, self.pipeline).set(is_at_maximum)
+
+    def forget(self) -> None:
+        for gauge in (metrics.OPERATOR_OLDEST_SECONDS, metrics.OPERATOR_AT_MAXIMUM):
+            gauge.remove_by_labels({"tenant": self.tenant, "pipeline": self.pipeline})
+
+
 class Scaler:
     """Decides for all pipelines.
 
@@ -61,6 +79,7 @@ class Scaler:
         self._told = told
         self._memories: dict[Key, scaling.Memory] = {}
         self._due_s: dict[Key, float] = {}
+        self._shown: dict[Key, _Shown] = {}
         self.decisions: dict[Key, scaling.Decision] = {}
         self.samples: dict[Key, tuple[Sample, datetime]] = {}
 
@@ -77,8 +96,10 @@ class Scaler:
         now_s = time.monotonic()
         wanted = self._pipelines()
         for gone in self._memories.keys() - wanted.keys():
+            self._shown.pop(gone, _Shown()).forget()
             for known in (self._memories, self._due_s, self.decisions, self.samples):
                 known.pop(gone, None)
+            metrics.forget_scaled(*gone[1:])
         due = {key: one for key, one in wanted.items() if self._due_s.get(key, 0.0) <= now_s}
         if not due:
             return
@@ -110,9 +131,20 @@ class Scaler:
             most=one.most,
         )
         self._memories[key] = decision.memory
+        shown = self._shown[key] = _Shown(one.tenant, key[2])
+        shown.set(sample, is_at_maximum=decision.reason == "AtMaximum")
         before = self.decisions.get(key)
         self.decisions[key] = decision
         self._due_s[key] = decision.needs_at_s
+        metrics.scaled(
+            *key[1:],
+            backlog_bytes=sample.backlog_bytes if sample else None,
+            oldest_s=sample.oldest_age_s if sample else None,
+            arrival=decision.memory.arrival,
+            drain=decision.memory.drain,
+            desired=decision.replicas,
+            reason=decision.reason,
+        )
         is_other = before is None or (before.replicas, before.reason) != (
             decision.replicas,
             decision.reason,

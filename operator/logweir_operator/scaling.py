@@ -41,7 +41,7 @@ FALLBACK_S: Final = 180.0
 """Without a good sample for so long, `fallbackReplicas` run."""
 
 MINUTE_S: Final = 60.0
-STILL_S: Final = 60.0
+STILL_S: Final = 30.0
 """Collectors that have stored nothing for so long are stuck: more of them would be, too."""
 
 LONG_S: Final = 600.0
@@ -167,6 +167,8 @@ def decide(
         return _held(spec, memory, current, high, now_s)
     wish = _wish(spec, within_s, sample, memory, current)
     count = _whole(wish.count, current, spec.tolerance_percent)
+    if wish.count < 1 and memory.worked_at_s < now_s:
+        count = 0  # what is left of the smoothed arrival asks for nobody
     is_stuck = current > 0 and now_s - memory.drained_at_s >= STILL_S
     if is_stuck and count > current:
         count = current
@@ -378,9 +380,10 @@ def _manual(wanted: int, allowed: int, memory: Memory, now_s: float) -> Decision
 
 def _held(spec: Autoscaling, memory: Memory, current: int, high: int, now_s: float) -> Decision:
     """Without a good sample nothing shrinks; after a while fallbackReplicas run."""
-    memory = _wished(memory, current, spec, now_s)
     seen_s = memory.sample.at_s if memory.sample else -math.inf
     away_s = now_s - max(seen_s, memory.begun_at_s or 0.0)
+    if away_s > STALE_S:  # so that nothing shrinks at once when it is back
+        memory = _wished(memory, current, spec, now_s)
     least, message = spec.min_replicas, "The journal could not be asked; nothing is changed."
     if away_s >= FALLBACK_S and spec.fallback_replicas is not None:
         least = max(least, spec.fallback_replicas)

@@ -21,8 +21,8 @@ from logweir.runtime.life import Life
 from logweir_operator.bindings import Served, Site
 from logweir_operator.cache import Cache, Watched
 from logweir_operator.model import Resource
+from logweir_operator.own_secrets import RoleSecrets
 from logweir_operator.plan import Verdict
-from logweir_operator.platform import RoleSecrets
 from logweir_operator.resources import Key, key_of
 from logweir_operator.tenancy import Outcome, Tenancy
 

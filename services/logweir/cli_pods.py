@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,6 +27,8 @@ def _with_kube(kubeconfig: str, work: Callable[[Kube], Coroutine[Any, Any, None]
 
     from logweir_operator.kube import Kube, access
 
+    _end_when_told()
+
     async def whole() -> None:
         kube = Kube(await access(kubeconfig))
         try:
@@ -34,6 +37,13 @@ def _with_kube(kubeconfig: str, work: Callable[[Kube], Coroutine[Any, Any, None]
             await kube.close()
 
     asyncio.run(whole())
+
+
+def _end_when_told() -> None:
+    """End by SIGTERM: as a pod's first process it would be ignored otherwise."""
+    import signal
+
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
 def _tell(text: str) -> None:
@@ -126,4 +136,5 @@ def await_schema(
     """Wait until the control schema is as new as this program needs it."""
     from logweir.backends import readiness
 
+    _end_when_told()
     readiness.await_schema(binding, wait_s, _tell)

@@ -3,108 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import psycopg
 import pytest
+from bootstrapping import Job
 from controlplane.plane import Plane
 
-from logweir.backends import control, migrations, provision, readiness
+from logweir.backends import control, migrations, provision, readiness, redis_client
 from logweir.core import errors
 from logweir.core.names import TenantId
-from logweir.standalone import accounts, servers
-from logweir.standalone.postgres import Postgres
-from logweir.standalone.valkey import Valkey
-from logweir_operator import bindings, bootstrap, kube, roots
-from logweir_operator.config import Config, Evaluation, Image
-from logweir_operator.rootsets import RootSecrets
-
-
-class Job:
-    """The job of one release: its Secrets as files, its log as a list."""
-
-    def __init__(self, folder: Path, plane: Plane, namespace: str, **config: Any) -> None:
-        self.plane = plane
-        self.folder = folder
-        self.config = Config(
-            **{
-                "namespace": namespace,
-                "release": "logs",
-                "image": Image(repository="logweir"),
-                "postgres_folder": str(folder / "postgres"),
-                "redis_folder": str(folder / "redis"),
-                "bootstrap_wait_s": 20.0,
-                **config,
-            }
-        )
-        for name in ("postgres", "redis"):
-            (folder / name).mkdir()
-
-    def use(self, postgres: Postgres, valkey: Valkey, user: str = "postgres", password: str = ""):
-        for name, texts in {
-            "postgres": {
-                "host": servers.LOOPBACK,
-                "port": str(postgres.port),
-                "username": user,
-                "password": password or "super",
-                "sslmode": "disable",
-            },
-            "redis": {
-                "host": servers.LOOPBACK,
-                "port": str(valkey.port),
-                "username": "lw_operator",
-                "password": "operator",
-            },
-        }.items():
-            for key, text in texts.items():
-                (self.folder / name / key).write_text(text)
-        return self
-
-    async def run(self) -> list[str]:
-        said: list[str] = []
-        api = kube.Kube(await kube.access(str(self.plane.kubeconfig)))
-        try:
-            await bootstrap.run(self.config, api, said.append)
-        finally:
-            await api.close()
-        return said
-
-    def secret(self, name: str) -> dict[str, str]:
-        found = self.plane.api.get("Secret", name, self.config.namespace)
-        return {key: base64.b64decode(text).decode() for key, text in found["data"].items()}
-
-    def roots(self) -> RootSecrets:
-        return msgspec.json.decode(self.secret("logs-roots")["secrets.json"], type=RootSecrets)
-
-    def operator(self) -> str:
-        """Connection string of the operator's login, as it follows from the Secret."""
-        found = self.config.servers()
-        return roots.conninfo(roots.site_of(found.store, found.journal, self.roots()))
+from logweir_operator import bindings, roots
+from logweir_operator.config import Evaluation
 
 
 @pytest.fixture
 def job(tmp_path: Path, plane: Plane, namespace: str) -> Job:
     return Job(tmp_path, plane, namespace)
-
-
-@pytest.fixture
-def fresh_postgres(servers_folder: Path, tmp_path: Path):
-    """A PostgreSQL with nothing in it."""
-    folder = servers_folder / f"fresh-{tmp_path.name}"
-    folder.mkdir(mode=0o755)
-    server = Postgres(folder / "data", servers.free_port(), "super", accounts.choose())
-    server.start(folder / "log")
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def fresh_valkey(start_journal: Callable[..., Valkey]) -> Valkey:
-    return start_journal()
 
 
 def tenant_row() -> control.Tenant:
@@ -161,17 +77,17 @@ async def test_two_at_once_come_to_the_same_end(job, fresh_postgres, fresh_valke
 
 
 async def test_a_login_that_may_make_roles_and_databases_is_enough(
-    job, fresh_postgres, fresh_valkey
+    job, each_postgres, fresh_valkey
 ):
-    with psycopg.connect(fresh_postgres.url(), autocommit=True) as connection:
+    with psycopg.connect(each_postgres.url(), autocommit=True) as connection:
         connection.execute("create role admin login createrole createdb password 'admin'")
-    job.use(fresh_postgres, fresh_valkey, "admin", "admin")
+    job.use(each_postgres, fresh_valkey, "admin", "admin")
 
     await job.run()
     await job.run()
 
     can_have_tenants(job)
-    with psycopg.connect(fresh_postgres.url()) as connection:
+    with psycopg.connect(each_postgres.url()) as connection:
         others = connection.execute(
             "select has_database_privilege('logweir_query', 'template1', 'connect')"
         ).fetchone()
@@ -179,14 +95,14 @@ async def test_a_login_that_may_make_roles_and_databases_is_enough(
 
 
 async def test_a_login_without_createdb_takes_a_database_that_was_made_for_it(
-    job, fresh_postgres, fresh_valkey
+    job, each_postgres, fresh_valkey
 ):
-    with psycopg.connect(fresh_postgres.url(), autocommit=True) as connection:
+    with psycopg.connect(each_postgres.url(), autocommit=True) as connection:
         connection.execute("create role admin login createrole password 'admin'")
         connection.execute("create role logweir_operator createrole")
         connection.execute("grant logweir_operator to admin with admin option")
         connection.execute("create database logweir owner logweir_operator template template0")
-    job.use(fresh_postgres, fresh_valkey, "admin", "admin")
+    job.use(each_postgres, fresh_valkey, "admin", "admin")
 
     await job.run()
 
@@ -248,8 +164,6 @@ async def test_settings_that_break_the_promise_are_refused(job, fresh_postgres, 
 
 
 def provision_client(job: Job):
-    from logweir.backends import redis_client
-
     found = job.config.servers()
     return redis_client.client(found.journal, found.journal_login)
 

@@ -198,9 +198,19 @@ class Api:
         return self._kinds[name]
 
     def serves(self, name: str) -> bool:
-        """Say whether the API server has this kind now."""
-        self._discover()
-        return name in self._kinds
+        """Say whether the API server has this kind now, and its objects can be asked for."""
+        if name not in self._kinds:
+            self._discover()
+        if name not in self._kinds:
+            return False
+        try:
+            self.list(name)
+        except ApiError as error:
+            # Just after a CRD came or was changed.
+            if error.code not in {404, 429}:
+                raise
+            return False
+        return True
 
     def _path_of(self, one: Object, subresource: str = "") -> str:
         named = one["metadata"]
@@ -236,10 +246,10 @@ def _json(content: bytes) -> Object:
     return found
 
 
-def until(look: Callable[[], T], wait_s: float = 20.0) -> T:
+def until(look: Callable[[], T], wait_s: float = 20.0, every_s: float = 0.02) -> T:
     """Look again until there is something true, and return it; fail with the last that was seen."""
     deadline_s = time.monotonic() + wait_s
     while not (seen := look()):
         assert time.monotonic() < deadline_s, f"it did not come true within {wait_s} s: {seen!r}"
-        time.sleep(0.02)
+        time.sleep(every_s)
     return seen

@@ -113,7 +113,7 @@ def _cached(name: str) -> Path:
     """Return where the program lies once it is built."""
     folder = HERE / TARGETS[name].module
     parts = [(folder / file).read_bytes() for file in ("go.mod", "go.sum")]
-    parts += [_go_version().encode(), " ".join(_command(name, "")).encode()]
+    parts += [_go_version().encode(), _flags().encode()]
     key = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "logweir" / "controlplane" / key / name

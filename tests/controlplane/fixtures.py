@@ -7,6 +7,7 @@
 | `cluster` | session | level 5: another, with controller-manager, scheduler and a fake kubelet |
 | `cluster_namespace` | test | the name of a new namespace there; deleted afterwards |
 | `start_plane` | test | starts planes of the test's own: `start_plane(controllers=False)` |
+| `helm` | session | the path of Helm |
 
 Each is started when the first test wants it. Tests share it, so they keep to their namespace, undo
 what they do to the whole, and leave it running; `plane.restart_api_server()` is allowed. Programs
@@ -30,7 +31,12 @@ from controlplane import build
 if TYPE_CHECKING:
     from controlplane.plane import Plane
 
-NEEDS: Final = {"plane": build.API, "cluster": build.CLUSTER, "start_plane": build.CLUSTER}
+NEEDS: Final = {
+    "plane": build.API,
+    "cluster": build.CLUSTER,
+    "start_plane": build.CLUSTER,
+    "helm": ("helm",),
+}
 """What is built for a fixture."""
 
 
@@ -47,6 +53,19 @@ def pytest_collection_finish(session: pytest.Session) -> None:
                 build.find(*sorted(names))
             except build.Unavailable:
                 return  # the fixtures say it
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Let skips for want of a control plane stand in one line, not one for each test."""
+    report = yield
+    if call.excinfo is not None and isinstance(call.excinfo.value, NoPlane):
+        report.longrepr = (__file__, 0, str(call.excinfo.value))
+    return report
+
+
+class NoPlane(pytest.skip.Exception):
+    """The test is skipped, as there is nothing to make a control plane of."""
 
 
 StartPlane = Callable[..., "Plane"]
@@ -82,23 +101,36 @@ def cluster_namespace(cluster: Plane) -> Iterator[str]:
     cluster.api.delete("Namespace", name)
 
 
+@pytest.fixture(scope="session")
+def helm() -> Path:
+    with _or_skipped():
+        return build.find("helm")["helm"]
+
+
+@contextlib.contextmanager
+def _or_skipped() -> Iterator[None]:
+    """Skip the test when there is nothing to build with; in CI that fails."""
+    try:
+        yield
+    except build.Unavailable as missing:
+        if os.environ.get("CI"):
+            pytest.fail(str(missing))
+        raise NoPlane(str(missing)) from None
+
+
 @contextlib.contextmanager
 def _planes() -> Iterator[StartPlane]:
     """Yield what starts planes; they end with their folders."""
     from controlplane import plane
 
-    started: list[Plane] = []
+    with contextlib.ExitStack() as stack:
 
-    def start(*, controllers: bool = False) -> Plane:
-        folder = Path(tempfile.mkdtemp(prefix="logweir-plane-"))
-        try:
-            started.append(plane.start(folder, controllers=controllers))
-        except build.Unavailable as missing:
-            rmtree(folder)
-            (pytest.fail if os.environ.get("CI") else pytest.skip)(str(missing))
-        return started[-1]
+        def start(*, controllers: bool = False) -> Plane:
+            folder = Path(tempfile.mkdtemp(prefix="logweir-plane-"))
+            stack.callback(rmtree, folder, ignore_errors=True)
+            with _or_skipped():
+                started = plane.start(folder, controllers=controllers)
+            stack.callback(started.stop)
+            return started
 
-    yield start
-    for one in started:
-        one.stop()
-        rmtree(one.folder, ignore_errors=True)
+        yield start

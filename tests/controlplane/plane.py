@@ -121,9 +121,9 @@ class Plane:
 
     def install_crds(self) -> None:
         """Apply the project's CRDs, and wait until their kinds are served."""
-        for file in sorted(CRDS.glob("*.yaml")):
-            crd = self.api.apply_yaml(file.read_text())
-            until(lambda kind=crd["spec"]["names"]["kind"]: self.api.serves(kind))
+        files = sorted(CRDS.glob("*.yaml"))
+        kinds = [self.api.apply_yaml(one.read_text())["spec"]["names"]["kind"] for one in files]
+        until(lambda: all(map(self.api.serves, kinds)))
 
     def kill_api_server(self) -> None:
         """Kill the API server as by kill -9; what was written stays."""
@@ -138,6 +138,11 @@ class Plane:
         self.kill_api_server()
         time.sleep(down_s)
         self.start_api_server()
+
+    def pids(self) -> dict[str, int]:
+        """Return the process of each program, by its name."""
+        programs = (self._server, self._etcd, *self._others)
+        return {one.name: one.process.pid for one in programs if one.process is not None}
 
     def make_namespace(self, enforce: str = "restricted") -> str:
         """Make a namespace with a new name; its pods must meet this Pod Security level."""

@@ -12,7 +12,7 @@ from controlplane import build, fixtures
 
 ROOT = Path(__file__).parents[2]
 NOTHING = "no control plane: there is no Go; install Go, or set KUBEBUILDER_ASSETS"
-ONE_TEST = "tests/controlplane/test_plane.py::test_a_dry_run_changes_nothing"
+TESTS = "tests/controlplane/test_plane.py"
 
 
 @pytest.fixture
@@ -47,18 +47,20 @@ def test_what_a_persons_programs_lack_is_named(without_go, assets):
 
 
 def test_what_a_program_is_made_from_decides_where_it_lies(monkeypatch):
+    monkeypatch.setattr(build, "_go_version", lambda: "go1.98")
     etcd = build._cached("etcd")
 
+    assert build._cached("kubectl").parent == etcd.parent
     assert build._cached("helm").parent != etcd.parent
     monkeypatch.setattr(build, "_go_version", lambda: "go1.99")
     assert build._cached("etcd") != etcd
 
 
-def test_without_any_of_them_tests_are_skipped_with_a_reason():
+def test_without_any_of_them_tests_are_skipped_with_one_line():
     known = {"KUBEBUILDER_ASSETS", "CI"}
     environment = {name: value for name, value in os.environ.items() if name not in known}
     ran = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", ONE_TEST],
+        [sys.executable, "-m", "pytest", "-q", TESTS],
         cwd=ROOT,
         env={**environment, "PATH": "/nowhere"},
         capture_output=True,
@@ -66,8 +68,10 @@ def test_without_any_of_them_tests_are_skipped_with_a_reason():
         check=False,
     )
 
-    assert f": {NOTHING}\n" in ran.stdout
-    assert "1 skipped" in ran.stdout.splitlines()[-1]
+    skips = [line for line in ran.stdout.splitlines() if line.startswith("SKIPPED")]
+    assert len(skips) == 1
+    assert skips[0].endswith(f": {NOTHING}")
+    assert " passed" not in ran.stdout
 
 
 def test_without_any_of_them_ci_fails(without_go, monkeypatch):
@@ -75,3 +79,17 @@ def test_without_any_of_them_ci_fails(without_go, monkeypatch):
 
     with fixtures._planes() as start, pytest.raises(pytest.fail.Exception, match=NOTHING):
         start()
+
+
+def test_helm_takes_charts_for_the_kubernetes_that_is_pinned(helm, tmp_path):
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "Chart.yaml").write_text("apiVersion: v2\nname: one\nversion: 1.0.0\n")
+    template = "kind: ConfigMap\nversion: {{ .Capabilities.KubeVersion.Version }}\n"
+    (tmp_path / "templates" / "one.yaml").write_text(template)
+
+    made = subprocess.run(
+        [helm, "template", tmp_path], capture_output=True, text=True, check=True
+    ).stdout
+
+    major, minor, _ = build.version().split(".")
+    assert f"version: v{major}.{minor}.0" in made

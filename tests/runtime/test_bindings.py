@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 import msgspec
@@ -85,3 +86,38 @@ async def test_a_changed_file_is_used_and_a_damaged_one_leaves_the_last_good(pat
 
 async def _has_problem(life: Life) -> bool:
     return bool(life.problems())
+
+
+async def test_a_mounted_secret_that_kubelet_swaps_is_used_even_when_its_files_are_older(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(bindings, "POLL_S", 0.01)
+    life, used = Life(), []
+
+    async def use(binding: CollectorBinding) -> None:
+        used.append(binding)
+
+    async def is_bound(count: int) -> bool:
+        return len(used) == count
+
+    def swap(folder: str, text: bytes, at_s: int) -> None:
+        """As kubelet does: a new folder, and `..data` points to it from one moment to the next."""
+        file = tmp_path / folder / "binding.json"
+        file.parent.mkdir()
+        file.write_bytes(text)
+        os.utime(file, (at_s, at_s))
+        fresh = tmp_path / "..data_tmp"
+        fresh.symlink_to(folder)
+        fresh.replace(tmp_path / "..data")
+
+    swap("..1", b'{"tenants": []}', 2_000_000)
+    path = tmp_path / "binding.json"
+    path.symlink_to("..data/binding.json")
+    task = asyncio.create_task(bindings.follow(path, CollectorBinding, use, life))
+    await until(lambda: is_bound(1))
+    swap("..2", b'{"tenants": [ ]}', 1_000_000)
+    await until(lambda: is_bound(2))
+    life.stopping.set()
+    await task
+
+    assert life.problems() == {"process": "stopping"}

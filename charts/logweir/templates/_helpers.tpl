@@ -40,7 +40,10 @@ app.kubernetes.io/part-of: logweir
 {{- end -}}
 
 {{- define "logweir.imageOf" -}}
-{{- include "logweir.image" (mergeOverwrite (deepCopy .root.Values.image) (dict "tag" (default .root.Chart.AppVersion .root.Values.image.tag)) (default dict .over)) -}}
+{{- $over := default dict .over -}}
+{{- $all := deepCopy .root.Values.image -}}
+{{- if $over.tag }}{{ $_ := set $all "digest" "" }}{{ end -}}
+{{- include "logweir.image" (mergeOverwrite $all (dict "tag" (default .root.Chart.AppVersion .root.Values.image.tag)) $over) -}}
 {{- end -}}
 
 {{- define "logweir.podSecurity" -}}

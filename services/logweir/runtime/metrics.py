@@ -5,6 +5,7 @@ Names end in their unit or in `_total`; a label has a bounded number of values.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 
 from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics, generate_latest
@@ -210,6 +211,50 @@ OPERATOR_EVENTS = Counter(
 OPERATOR_LEADER = Gauge(
     "logweir_operator_leader", "1 while this operator holds the Lease, so that it may write."
 )
+OPERATOR_OLDEST_SECONDS = Gauge(
+    "logweir_operator_journal_oldest_seconds",
+    "How long the oldest record of a pipeline waits to be stored; 0: nothing waits. Told also while"
+    " no collector runs. Rising: look at the collectors, then at PostgreSQL.",
+    ["tenant", "pipeline"],
+)
+OPERATOR_AT_MAXIMUM = Gauge(
+    "logweir_operator_collectors_at_maximum",
+    "1 while a pipeline needs more collectors than it may have: raise maxReplicas, or the tenant's"
+    " connectionLimit.",
+    ["tenant", "pipeline"],
+)
+_PIPELINE = ["namespace", "pipeline"]
+SCALING_BACKLOG_BYTES = Gauge(
+    "logweir_operator_backlog_bytes",
+    "Bytes of a pipeline's journal that are not stored yet. Rising for long: look at the desired"
+    " replicas, then at the store.",
+    _PIPELINE,
+)
+SCALING_OLDEST_SECONDS = Gauge(
+    "logweir_operator_oldest_entry_seconds",
+    "How long the oldest entry of a pipeline's journal waits. Over the pipeline's goal: the"
+    " condition Fresh says Behind.",
+    _PIPELINE,
+)
+SCALING_ARRIVAL = Gauge(
+    "logweir_operator_arrival_bytes_per_second",
+    "Bytes that come into a pipeline's journal, smoothed over a minute.",
+    _PIPELINE,
+)
+SCALING_DRAIN = Gauge(
+    "logweir_operator_drain_bytes_per_second",
+    "Bytes of a pipeline's journal that collectors store, smoothed over a minute.",
+    _PIPELINE,
+)
+SCALING_DESIRED = Gauge(
+    "logweir_operator_desired_replicas", "Collectors that a pipeline should have.", _PIPELINE
+)
+SCALING_DECISIONS = Counter(
+    "logweir_operator_scale_decisions_total",
+    "Looks at a pipeline by what was decided with: Sampling, ScaledToZero, AtMaximum (more would"
+    " be needed than may be), MetricsUnavailable (look at the journal), ManagedByKeda, Manual.",
+    ["reason"],
+)
 
 
 def text() -> bytes:
@@ -223,6 +268,53 @@ def refused(error: errors.LogweirError) -> None:
         REFUSED_KEYS.labels(error.reason).inc()
     elif isinstance(error, access.StaleNewsError):
         REFUSED_KEYS.labels("stale").inc()
+
+
+def scaled(
+    namespace: str,
+    pipeline: str,
+    *,
+    backlog_bytes: int | None,
+    oldest_s: float | None,
+    arrival: float | None,
+    drain: float | None,
+    desired: int,
+    reason: str,
+) -> None:
+    """Show what was seen of a pipeline and decided; what is not known stays as it was.
+
+    Args:
+        namespace: of the LogPipeline.
+        pipeline: its name.
+        backlog_bytes: of its journal; None: there was no sample.
+        oldest_s: how long the oldest entry waits; None: there is none.
+        arrival: bytes a second that come in.
+        drain: bytes a second that are stored.
+        desired: how many collectors it should have.
+        reason: of the decision.
+    """
+    if backlog_bytes is not None:
+        SCALING_BACKLOG_BYTES.labels(namespace, pipeline).set(backlog_bytes)
+        SCALING_OLDEST_SECONDS.labels(namespace, pipeline).set(oldest_s or 0.0)
+    if arrival is not None:
+        SCALING_ARRIVAL.labels(namespace, pipeline).set(arrival)
+    if drain is not None:
+        SCALING_DRAIN.labels(namespace, pipeline).set(drain)
+    SCALING_DESIRED.labels(namespace, pipeline).set(desired)
+    SCALING_DECISIONS.labels(reason).inc()
+
+
+def forget_scaled(namespace: str, pipeline: str) -> None:
+    """Show nothing more of a pipeline."""
+    for gauge in (
+        SCALING_BACKLOG_BYTES,
+        SCALING_OLDEST_SECONDS,
+        SCALING_ARRIVAL,
+        SCALING_DRAIN,
+        SCALING_DESIRED,
+    ):
+        with contextlib.suppress(KeyError):  # of one that was never seen
+            gauge.remove(namespace, pipeline)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -151,8 +151,9 @@ class RoleChild(Child):
         ops_port: int,
         after: Sequence[str] = (),
         needed: Needed = "always",
+        name: str = "",
     ) -> None:
-        super().__init__(settings.role, after, needed)
+        super().__init__(name or settings.role, after, needed)
         self._settings = settings
         self._main = main
         self._sockets = tuple(sockets)

@@ -26,6 +26,7 @@ from logweir.standalone import cluster_files
 from logweir.standalone.cluster_files import TenantKeys
 from logweir.standalone.folder import Folder, Secrets, read_json, write_json
 from logweir.standalone.manifests import Manifests
+from logweir.standalone.node_scaling import NodeScaling
 from logweir_operator import bindings, plan, roots
 from logweir_operator.bindings import Site
 from logweir_operator.model import LogPipeline, LogTenant
@@ -71,6 +72,7 @@ class Cluster:
         self._control = Rotations(roots.conninfo(site))
         self._journal: redis.Redis = redis_client.client(site.journal, journal_operator)
         self._manifests = Manifests(folder, self._control)
+        self._scaling = NodeScaling(folder, self._journal)
         self._tenancy = Tenancy(
             CLUSTER, site, self._control, self._journal, FolderVault(folder), spread_s
         )
@@ -104,8 +106,13 @@ class Cluster:
         )
         self._write_bindings(outcome)
         self._write_keys(outcome)
+        self._scaling.use(outcome.served, _connection_limits(outcome))
         for one in outcome.found:
             await self._set_status(one, outcome)
+
+    async def scale(self, running: life.Life) -> None:
+        """Look at the journals, and count collectors, until the process stops."""
+        await self._scaling.run(running)
 
     @property
     def is_between_roots(self) -> bool:
@@ -170,9 +177,12 @@ class Cluster:
 
     async def _set_status(self, one: StoredObject, outcome: Outcome) -> None:
         verdict = outcome.verdicts.get(key_of(one))
+        conditions = plan.conditions(verdict, one.generation)
+        if verdict is None:
+            conditions += self._scaling.conditions(one)
         status: dict[str, Any] = {
             "observedGeneration": one.generation,
-            "conditions": _dated(plan.conditions(verdict, one.generation), one.status),
+            "conditions": _dated(conditions, one.status),
         }
         row = outcome.rows.get((one.namespace, one.name))
         if one.kind == "LogTenant" and row is not None:
@@ -181,12 +191,21 @@ class Cluster:
             if one.kind == "LogPipeline" and each.resource is not None and _is(each.resource, one):
                 status["pipelineId"] = each.pipeline.id
                 status["url"] = f"{self._url}/t/{each.tenant.id}/{each.pipeline.name}"
+                status |= self._scaling.lag(one)
         if status != one.status:
             await self._control.set_object_status(one.kind, one.namespace, one.name, status)
 
 
 def _is(resource: LogPipeline, one: StoredObject) -> bool:
     return (resource.metadata.namespace, resource.metadata.name) == (one.namespace, one.name)
+
+
+def _connection_limits(outcome: Outcome) -> set[int]:
+    return {
+        one.resource.spec.postgres.connection_limit
+        for one in outcome.live
+        if isinstance(one.resource, LogTenant)
+    }
 
 
 def _dated(conditions: list[dict[str, Any]], before: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -207,6 +226,7 @@ async def run(cluster: Cluster, superuser: str, settings: Settings, running: lif
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(web.serve_ops(settings.ops, running))
             tasks.create_task(_reconcile(cluster, superuser, running))
+            tasks.create_task(cluster.scale(running))
     finally:
         await cluster.close()
 

@@ -5,6 +5,7 @@ DIR/                0755, so that the servers' user can enter its own part
   secrets.json      0600: root keys and the servers' passwords; the operator rotates the roots
   ports.json        ports of the servers, the same at each start while they are free
   status.json       0600: what `logweir status` shows; written by the supervisor
+  collectors.json   how many collectors should run; written by the reconciler
   manifests/        YAML of LogTenant and LogPipeline; applied.json knows what was taken
   bindings/ keys/   0600 files: what the roles serve; API keys by tenant
   logs/             one a process, rotated
@@ -118,6 +119,11 @@ class Folder:
     def status(self) -> Path:
         """What the supervisor says of its processes."""
         return self.path / "status.json"
+
+    @property
+    def collectors(self) -> Path:
+        """How many collectors should run; written by the reconciler, for the supervisor."""
+        return self.path / "collectors.json"
 
     @property
     def access(self) -> Path:

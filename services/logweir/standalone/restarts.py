@@ -119,6 +119,11 @@ def ended(process: Process, how: str, now_s: float) -> Process:
     )
 
 
+def stopping(process: Process, now_s: float) -> Process:
+    """Return the process when it is told to end."""
+    return msgspec.structs.replace(process, state="stopping", since_s=now_s, waits_for="")
+
+
 def is_due(process: Process, now_s: float) -> bool:
     """Whether it should be started now."""
     return process.state == "waiting" or (

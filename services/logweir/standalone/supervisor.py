@@ -15,7 +15,7 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -73,9 +73,15 @@ class Supervisor:
         status: Path,
         url: str,
         tell: Callable[[str], None],
+        idle: Collection[str] = (),
     ) -> None:
+        """Name the children; `idle` are those that run only when they are wanted (`want`)."""
         self._children = {one.name: one for one in children}
-        self._processes = {one.name: Process() for one in children}
+        self._processes = {
+            one.name: Process(state="stopped" if one.name in idle else "waiting")
+            for one in children
+        }
+        self._idle = set(idle)
         self._probe_at_s = dict.fromkeys(self._children, 0.0)
         self._begun: set[str] = set()
         self._were_ready: set[str] = set()
@@ -100,6 +106,21 @@ class Supervisor:
             or (child.needed == "once" and name in self._were_ready)
             for name, child in self._children.items()
         )
+
+    def want(self, name: str, is_wanted: bool) -> None:
+        """Have a child run from now on, or end in order, when it does not already."""
+        process = self._processes[name]
+        if is_wanted:
+            self._idle.discard(name)
+            if process.state == "stopped":
+                self._processes[name] = Process()
+        elif name not in self._idle:
+            self._idle.add(name)
+            if process.pid is None:
+                self._set_state(name, "stopped")
+            else:
+                self._processes[name] = restarts.stopping(process, time.monotonic())
+                self._children[name].signal()
 
     def process(self, name: str) -> Process:
         """Return what is known of a child's process."""
@@ -146,6 +167,8 @@ class Supervisor:
         """How long nothing is due."""
         due_s = now_s + LONGEST_TURN_S
         for name, process in self._processes.items():
+            if process.state in ("stopped", "stopping"):
+                continue
             if process.pid is not None:
                 due_s = min(due_s, self._probe_at_s[name])
             elif process.state == "backing off":
@@ -158,7 +181,9 @@ class Supervisor:
         process = self._processes[name]
         if process.pid is not None:
             how = child.ended()
-            if how is not None:
+            if process.state == "stopping":
+                self._see_off(name, child, how, now_s)
+            elif how is not None:
                 self._end(name, how, now_s)
             elif restarts.is_hanging(process, now_s, may_start_slowly=child.may_start_slowly):
                 child.signal(signal.SIGKILL)
@@ -166,6 +191,15 @@ class Supervisor:
         process = self._processes[name]
         if restarts.is_due(process, now_s) and self._may_begin(child):
             self.start(name)
+
+    def _see_off(self, name: str, child: Child, how: str | None, now_s: float) -> None:
+        """A child that is not wanted any more ends; it may be wanted again meanwhile."""
+        process = self._processes[name]
+        if how is not None:
+            self._processes[name] = Process(state="stopped" if name in self._idle else "waiting")
+            self._logs[name].note(how)
+        elif now_s - process.since_s >= STOP_WAIT_S:
+            child.signal(signal.SIGKILL)
 
     def _may_begin(self, child: Child) -> bool:
         """At the first start others must be ready before; a restart waits for nobody."""
@@ -194,7 +228,11 @@ class Supervisor:
 
     def _probe_some(self, now_s: float) -> None:
         """Ask those whose time has come, the longest due first; one that hangs costs a second."""
-        running = [name for name, one in self._processes.items() if one.pid is not None]
+        running = [
+            name
+            for name, one in self._processes.items()
+            if one.pid is not None and one.state != "stopping"
+        ]
         for name in sorted(running, key=self._probe_at_s.__getitem__):
             if self._probe_at_s[name] > now_s or time.monotonic() - now_s > PROBES_S:
                 break
@@ -247,6 +285,7 @@ class Supervisor:
                     name, one.pid, one.state, one.restarts, one.why, self._children[name].ops_url
                 )
                 for name, one in self._processes.items()
+                if one.pid is not None or name not in self._idle
             ],
         )
         text = msgspec.json.encode(found)

@@ -26,7 +26,7 @@ from logweir.core.binding import JournalServer, Login, PostgresServer
 from logweir.gateway.routes import Role
 from logweir.runtime import web
 from logweir.runtime.settings import Listen, Settings
-from logweir.standalone import accounts, binaries, demo, entrance, logfiles, servers
+from logweir.standalone import accounts, binaries, collectors, demo, entrance, logfiles, servers
 from logweir.standalone.accounts import Account
 from logweir.standalone.children import Child, RoleChild, RoleMain, ServerChild, die_with
 from logweir.standalone.folder import Folder, Ports, Secrets
@@ -63,7 +63,7 @@ def up(place: Folder, port: int | None, ready: Callable[[Shown], None], tell: Te
         SetupError: something here cannot work as it is; everything is stopped again.
     """
     place.take()
-    for stale in (place.status, place.access):
+    for stale in (place.status, place.access, place.collectors):
         stale.unlink(missing_ok=True)
     _end_gateway(place)
     door = entrance.read(place)
@@ -76,6 +76,7 @@ def up(place: Folder, port: int | None, ready: Callable[[Shown], None], tell: Te
     postgres = Postgres(place.path / "postgres", ports.postgres, secrets.postgres_password, account)
     valkey = Valkey(place.path / "valkey", ports.valkey, secrets.valkey_password, account)
     entry, late, watch = _entry(place, door, ports.gateway, account, tell)
+    _, *others = collectors.names(collectors.largest(collectors.cores()))
     supervisor = Supervisor(
         [
             ServerChild("postgres", postgres),
@@ -83,16 +84,19 @@ def up(place: Folder, port: int | None, ready: Callable[[Shown], None], tell: Te
             _operator(place, secrets, ports, postgres, url, _listening()),
             *entry,
             *late,
+            *(_role(place, collectors.ROLE, name=one) for one in others),
         ],
         logs=place.logs,
         status=place.status,
         url=url,
         tell=tell,
+        idle=others,
     )
     with supervisor.signals() as wakeup:
         try:
             _begin(place, postgres, supervisor, wakeup)
-            _run(place, supervisor, wakeup, ready, watch)
+            count = collectors.Watch(place.collectors, supervisor, others)
+            _run(place, supervisor, wakeup, ready, (watch.look, count.look))
         finally:
             supervisor.stop(wakeup)
 
@@ -155,12 +159,13 @@ def _run(
     supervisor: Supervisor,
     wakeup: int,
     ready: Callable[[Shown], None],
-    watch: entrance.Watch,
+    looks: Sequence[Callable[[], None]],
 ) -> None:
     is_told = False
     while not supervisor.is_stopping:
         supervisor.turn(wakeup)
-        watch.look()
+        for look in looks:
+            look()
         if not is_told and supervisor.is_ready:
             supervisor.write_status()
             ready(show(place))
@@ -221,8 +226,14 @@ def _entry(
 
 
 def _role(
-    place: Folder, role: str, http: socket.socket | None = None, after: Sequence[str] = ()
+    place: Folder,
+    role: str,
+    http: socket.socket | None = None,
+    after: Sequence[str] = (),
+    name: str = "",
 ) -> RoleChild:
+    """Return a role's process; one with a `name` is one more of its kind."""
+
     def main() -> RoleMain:
         found: RoleMain = importlib.import_module(f"logweir.{role}.app").main
         return found
@@ -234,7 +245,7 @@ def _role(
         ops=Listen(fd=ops.fileno()),
         http=Listen(fd=http.fileno()) if http else None,
         log_format="json",
-        consumer=f"{role}-0",
+        consumer=name or f"{role}-0",
     )
     sockets = [one for one in (http, ops) if one is not None]
     return RoleChild(
@@ -243,7 +254,8 @@ def _role(
         sockets,
         _port(ops),
         after=after or ("operator",),
-        needed="never" if role in LATE_ROLES else "always",
+        needed="never" if name or role in LATE_ROLES else "always",
+        name=name,
     )
 
 

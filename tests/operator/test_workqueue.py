@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logweir_operator import queue
-from logweir_operator.queue import Again, FailedError, WorkQueue, retry_s
+from logweir_operator import workqueue
+from logweir_operator.workqueue import Again, FailedError, WorkQueue, retry_s
 
 Work = Callable[[str], Awaitable[Again]]
 
@@ -116,7 +116,7 @@ async def test_a_key_that_fails_comes_again_later_and_one_that_cannot_succeed_do
     monkeypatch: pytest.MonkeyPatch,
 ):
     waits: list[int] = []
-    monkeypatch.setattr(queue, "retry_s", lambda failures, _: waits.append(failures) or 0.0)
+    monkeypatch.setattr(workqueue, "retry_s", lambda failures, _: waits.append(failures) or 0.0)
     runs: Counter[str] = Counter()
 
     async def work(key: str) -> Again:
@@ -155,5 +155,5 @@ async def test_a_key_comes_again_when_its_worker_says_so_but_not_after_it_was_fo
 @given(failures=st.integers(1, 10_000), chance=st.floats(0, 1, exclude_max=True))
 def test_retries_wait_longer_up_to_a_bound(failures: int, chance: float):
     wait_s = retry_s(failures, chance)
-    assert 0.8 * queue.FIRST_RETRY_S <= wait_s <= 1.2 * queue.LAST_RETRY_S
+    assert 0.8 * workqueue.FIRST_RETRY_S <= wait_s <= 1.2 * workqueue.LAST_RETRY_S
     assert retry_s(failures + 1, chance) >= wait_s

@@ -1,0 +1,1 @@
+"""Kubernetes objects by subject; `manifests.py` puts them in order. Pure."""
