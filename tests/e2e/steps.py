@@ -61,8 +61,7 @@ def make_tenants(scene: Scene) -> str:
         scene.apply_file(f"{name}.yaml")
     for name in ("acme", "counted"):
         scene.wait_ready(name)
-    url = scene.pipeline("web")["status"]["url"]
-    return f"all Ready after {time.monotonic() - begin_s:.0f} s; web is at {url}"
+    return f"two tenants and three pipelines Ready after {time.monotonic() - begin_s:.0f} s"
 
 
 def first_line(scene: Scene) -> str:
