@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -205,16 +205,11 @@ def until(what: str, look: Callable[[], Found], wait_s: float = 60, every_s: flo
         time.sleep(every_s)
 
 
-@contextlib.contextmanager
-def pods_told(cluster: Cluster, namespaces: Sequence[str]) -> Iterator[None]:
-    """When the block fails, print what the namespaces' pods are and say; the error goes on."""
-    try:
-        yield
-    except BaseException:
-        for namespace in namespaces:
-            with contextlib.suppress(Failed, subprocess.TimeoutExpired):
-                _tell(cluster, namespace)
-        raise
+def tell(cluster: Cluster, namespaces: Sequence[str]) -> None:
+    """Print what the namespaces' pods are and what they said last."""
+    for namespace in namespaces:
+        with contextlib.suppress(Failed, subprocess.TimeoutExpired):
+            _tell(cluster, namespace)
 
 
 def _tell(cluster: Cluster, namespace: str) -> None:
