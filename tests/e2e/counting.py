@@ -35,8 +35,8 @@ class Site:
 
     def __init__(self, scene: Scene, namespace: str, pipeline: str) -> None:
         self._scene = scene
-        self._tenant = scene.cluster.get("logtenant", namespace, namespace)["status"]["tenantId"]
-        self._pipeline = scene.pipeline(pipeline, namespace)["status"]["pipelineId"]
+        served = scene.served(pipeline, namespace)
+        self._tenant, self._pipeline = served.tenant, served.pipelines[0].id
         self.place = Place(
             name=namespace,
             tenant=self._tenant,
@@ -53,6 +53,18 @@ class Site:
 
     def prefix(self) -> str:
         return names.journal_pipeline(self.tenant().tenant, self._pipeline)
+
+    def entries(self) -> int:
+        """Return how many blocks wait in the journal."""
+
+        async def length() -> int:
+            journal = self.journal()
+            try:
+                return int(await journal.xlen(f"{self.prefix()}q"))
+            finally:
+                await journal.aclose()
+
+        return asyncio.run(length())
 
     def superuser(self) -> str:
         host, port = self._scene.cluster.reach(HOME, f"{RELEASE}-postgres", 5432)

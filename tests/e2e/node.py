@@ -17,12 +17,13 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Final, NoReturn
@@ -78,7 +79,9 @@ def main(folder: Path) -> NoReturn:
     for name, argv in _commands(folder, plan).items():
         running.append(_start(folder, name, argv))
         if name == "kube-apiserver":
-            _wait_for_api(running)  # the others would give up, or come back late
+            _wait(running, _api_is_ready)  # the others would give up, or come back late
+        elif name == "containerd":
+            _wait(running, _containerd_answers)
     (folder / "started").touch()
     names = {process.pid: Path(process.args[0]).name for process in running}
     while True:
@@ -322,19 +325,28 @@ def _start(folder: Path, name: str, argv: Sequence[str]) -> subprocess.Popen[byt
         )
 
 
-def _wait_for_api(running: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Wait until the API server says that it is ready."""
-    context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    asked = f"https://{ADDRESS}:{API_PORT}/readyz"
+def _wait(running: Sequence[subprocess.Popen[bytes]], look: Callable[[], None]) -> None:
+    """Wait until looking raises no OSError any more, or one of the programs ends."""
     while True:
         ended = [str(process.args[0]) for process in running if process.poll() is not None]
         if ended:
-            sys.exit(f"{', '.join(ended)} ended before the API server was ready")
+            sys.exit(f"{', '.join(ended)} ended before the node was ready")
         with contextlib.suppress(OSError):
-            urllib.request.urlopen(asked, context=context, timeout=5).close()
+            look()
             return
         time.sleep(0.05)
+
+
+def _api_is_ready() -> None:
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    asked = f"https://{ADDRESS}:{API_PORT}/readyz"
+    urllib.request.urlopen(asked, context=context, timeout=5).close()
+
+
+def _containerd_answers() -> None:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect("/run/containerd.sock")
 
 
 def _run(*argv: object) -> None:

@@ -12,14 +12,13 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from controlplane import build
 from e2e import boxed, kind
 from e2e.box import Unfit
 from e2e.scene import HOME, Scene
-from e2e.steps import STEPS
-from e2e.target import Cluster, pods_told
+from e2e.steps import STEPS, Step
+from e2e.target import Cluster, Failed, tell
 
 
 def main(words: Sequence[str]) -> None:
@@ -27,6 +26,7 @@ def main(words: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m e2e.run")
     parser.add_argument("on", nargs="?", choices=["box", "kind"], default="box")
     parser.add_argument("--only", default=",".join(step.__name__ for step in STEPS))
+    parser.add_argument("--go-on", action="store_true", help="play on after a step that failed")
     parser.add_argument("--keep", action="store_true", help="keep logs and folders")
     asked = parser.parse_args(words)
     wanted = asked.only.split(",")
@@ -35,11 +35,12 @@ def main(words: Sequence[str]) -> None:
     try:
         with _started(asked.on, keep=asked.keep) as cluster:
             _say("cluster", f"{asked.on} is ready", time.monotonic() - begin_s)
-            with pods_told(cluster, (HOME, "acme", "counted")):
-                _play(Scene(cluster), steps)
+            failed = _play(Scene(cluster), steps, go_on=asked.go_on)
     except (Unfit, build.Unavailable) as error:
         print(f"e2e: {error}", file=sys.stderr)
         sys.exit(2)
+    if failed:
+        sys.exit(f"e2e: failed: {', '.join(failed)}")
     print(f"e2e: all {len(steps)} steps passed in {time.monotonic() - begin_s:.0f} s")
 
 
@@ -53,12 +54,22 @@ def _started(on: str, *, keep: bool) -> Iterator[Cluster]:
             yield boxed_cluster
 
 
-def _play(scene: Scene, steps: Sequence[Any]) -> None:
+def _play(scene: Scene, steps: Sequence[Step], *, go_on: bool) -> list[str]:
+    """Play the steps, and return the names of those that failed; to the first one, or all."""
+    failed = []
     for number, step in enumerate(steps, 1):
         print(f"e2e: {number:2}/{len(steps)} {step.__name__}: {step.__doc__}", flush=True)
         begin_s = time.monotonic()
-        found = step(scene)
+        try:
+            found = step(scene)
+        except Failed as error:
+            tell(scene.cluster, (HOME, "acme", "counted"))
+            found = f"FAILED: {error}"
+            failed.append(step.__name__)
         _say(step.__name__, found, time.monotonic() - begin_s)
+        if failed and not go_on:
+            break
+    return failed
 
 
 def _say(name: str, found: str, took_s: float) -> None:

@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import httpx2
+import msgspec
 from e2e.target import Cluster, Failed, until
+
+from logweir.core.binding import IngestBinding, IngestTenant
 
 if TYPE_CHECKING:
     from e2e.counting import Load
@@ -70,6 +73,12 @@ class Scene:
         """Return a LogPipeline."""
         return self.cluster.get("logpipeline", name, namespace)
 
+    def served(self, pipeline: str, namespace: str = "acme") -> IngestTenant:
+        """Return what a pipeline's ingest is told to serve: by its binding."""
+        text = self.secret(namespace, f"{pipeline}-ingest-binding")["binding.json"]
+        (found,) = msgspec.json.decode(text, type=IngestBinding).tenants
+        return found
+
     def collectors(self, name: str, namespace: str = "acme") -> tuple[int, int]:
         """Return how many collectors a pipeline is to have, and how many are ready."""
         found = self.cluster.get("deployment", f"{name}-collector", namespace)
@@ -127,22 +136,31 @@ class Scene:
 
     def query(self, words: str, tenant: str = "acme") -> list[Mapping[str, Any]]:
         """Return the records that a query finds, by the gateway."""
+        found: list[Mapping[str, Any]] = self._ask("query", words, tenant, limit="1000")["records"]
+        return found
+
+    def count(self, words: str, tenant: str = "acme") -> int:
+        """Return how many records of the last hour a selector finds."""
+        answer = self._ask("histogram", words, tenant, buckets="1")
+        return sum(sum(one["counts"]) for one in answer["series"])
+
+    def _ask(self, what: str, words: str, tenant: str, **more: str) -> dict[str, Any]:
         now_ns = time.time_ns()
         answer = httpx2.get(
-            f"{self.platform_url()}/api/v1/query",
+            f"{self.platform_url()}/api/v1/{what}",
             params={
                 "query": words,
                 "start": str(now_ns - 3600 * 10**9),
-                "end": str(now_ns + 3600 * 10**9),
-                "limit": "1000",
+                "end": str(now_ns + 60 * 10**9),
+                **more,
             },
             headers={"Authorization": f"Bearer {self.key('out', tenant)}"},
             trust_env=False,
             timeout=60,
         )
         if answer.status_code != 200:
-            raise Failed(f"query: {answer.status_code} {answer.text[:300]}")
-        found: list[Mapping[str, Any]] = answer.json()["records"]
+            raise Failed(f"{what}: {answer.status_code} {answer.text[:300]}")
+        found: dict[str, Any] = answer.json()
         return found
 
     # ---- probes -------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -205,21 +205,18 @@ def until(what: str, look: Callable[[], Found], wait_s: float = 60, every_s: flo
         time.sleep(every_s)
 
 
-@contextlib.contextmanager
-def pods_told(cluster: Cluster, namespaces: Sequence[str]) -> Iterator[None]:
-    """When the block fails, print what the namespaces' pods are and say; the error goes on."""
-    try:
-        yield
-    except BaseException:
-        for namespace in namespaces:
-            with contextlib.suppress(Failed, subprocess.TimeoutExpired):
-                _tell(cluster, namespace)
-        raise
+def tell(cluster: Cluster, namespaces: Sequence[str]) -> None:
+    """Print what the namespaces' pods are and what they said last."""
+    for namespace in namespaces:
+        with contextlib.suppress(Failed, subprocess.TimeoutExpired):
+            _tell(cluster, namespace)
 
 
 def _tell(cluster: Cluster, namespace: str) -> None:
     print(f"\n==== {namespace}", flush=True)
-    print(cluster.kubectl("-n", namespace, "get", "all,pvc,logtenants,logpipelines", "-o", "wide"))
+    for kinds in ("all,pvc", "logtenants,logpipelines"):
+        with contextlib.suppress(Failed):  # before the CRDs are there
+            print(cluster.kubectl("-n", namespace, "get", kinds, "-o", "wide"))
     print(cluster.kubectl("-n", namespace, "get", "events", "--sort-by=.lastTimestamp")[-4000:])
     for pod in cluster.list("pods", namespace):
         name = pod["metadata"]["name"]
