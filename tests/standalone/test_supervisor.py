@@ -425,7 +425,7 @@ def test_a_child_that_is_wanted_again_while_it_ends_starts_again(run):
     assert up.shown()["other"].restarts == 0
 
 
-def test_a_child_that_does_not_end_is_killed(run, monkeypatch):
+def test_a_child_that_is_wanted_no_more_and_does_not_end_is_killed(run, monkeypatch):
     monkeypatch.setattr(supervisor, "STOP_WAIT_S", 0.2)
     deaf = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
