@@ -19,7 +19,7 @@ import world
 
 from logweir.backends import provision
 from logweir.backends.rotations import Rotations
-from logweir.runtime.life import Life
+from logweir.runtime.life import Life, end
 from logweir.standalone.postgres import Postgres
 from logweir.standalone.valkey import Valkey
 from logweir_operator import app, kube
@@ -117,11 +117,7 @@ class Place:
 
     async def kill(self) -> None:
         """End all operators in the middle of what they do."""
-        for _, task in self._running:
-            task.cancel()
-        for _, task in self._running:
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await task
+        await end(*(task for _, task in self._running))
         self._running.clear()
 
     def break_databases(self) -> None:

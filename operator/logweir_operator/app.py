@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
+import secrets
 import socket
 from typing import Final
 
@@ -84,14 +84,17 @@ class Operator:
             renew_s=config.lease.renew_s,
             retry_s=config.lease.retry_s,
         )
-        lease = Lease(self._kube, terms, f"{socket.gethostname()}-{os.getpid()}")
+        # A container that is started again has the name and the process id of its predecessor.
+        lease = Lease(self._kube, terms, f"{socket.gethostname()}-{secrets.token_hex(4)}")
         running.expect("lease", "resources", "databases")
         if not await lease.take(lambda why: running.report("lease", why), running):
             return
         metrics.OPERATOR_LEADER.set(1)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(lease.keep(running))
-            tasks.create_task(self._reconcile(running))
+            done = asyncio.Event()
+            tasks.create_task(lease.keep(done))
+            await self._reconcile(running)
+            done.set()
 
     async def _reconcile(self, running: Life) -> None:
         servers = self._config.servers()

@@ -79,15 +79,15 @@ class Lease:
             if await life.pause(self._terms.retry_s):
                 return False
 
-    async def keep(self, life: Life) -> None:
-        """Renew until the process stops, and give the Lease back.
+    async def keep(self, done: asyncio.Event) -> None:
+        """Renew until all work is done, and give the Lease back.
 
         Raises:
             Lost: another holds it, or it could not be renewed in time.
         """
         loop = asyncio.get_running_loop()
         renewed_s = loop.time()
-        while not await life.pause(self._terms.retry_s):
+        while not await _pause(done, self._terms.retry_s):
             # Before anything else: after a long sleep of the machine the Lease is not ours.
             if loop.time() - renewed_s > self._terms.duration_s:
                 raise Lost("The Lease was not renewed in time.")
@@ -139,3 +139,12 @@ class Lease:
     async def _put(self, document: Object) -> Object:
         path = LEASE.path(self._terms.namespace, self._terms.name)
         return await self._kube.request("put", path, document)
+
+
+async def _pause(done: asyncio.Event, wait_s: float) -> bool:
+    try:
+        async with asyncio.timeout(wait_s):
+            await done.wait()
+    except TimeoutError:
+        return False
+    return True

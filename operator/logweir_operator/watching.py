@@ -1,16 +1,19 @@
 """What kopf does here: it logs in, watches, and hands each event on; nothing else imports it.
 
-    API server --watch streams--> kopf --event--> seen(kind, type, body)
+    API server --watch streams--> kopf, in its own thread and loop --event--> seen(kind, type, body)
 
 There are no handlers of creation, change or deletion, so kopf writes nothing: no finalizer, no
-annotation. What an event means is decided level by level, elsewhere.
+annotation. What an event means is decided level by level, elsewhere. A loop of its own, because at
+its end kopf cancels every task of its loop that is younger than itself, and in the main thread it
+takes SIGTERM for itself.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
+import threading
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from typing import Any, Final
 
 import kopf
@@ -59,23 +62,54 @@ async def watch(
         namespaces: that are watched; none: all of them.
         kinds: of children; those that the server does not know yet are watched when it does, if
             all namespaces are watched.
-        seen: called with each event.
+        seen: called in the caller's loop with each event.
         stopping: ends the watch.
+
+    Raises:
+        RuntimeError: kopf ended by itself.
     """
+    loop, ended = asyncio.get_running_loop(), threading.Event()
+
+    def hand_over(kind: str, event: str | None, body: dict[str, Any]) -> None:
+        loop.call_soon_threadsafe(seen, kind, event, body)
+
+    operator = _operator(access, namespaces, list(kinds), hand_over, ended)
+    running = asyncio.create_task(asyncio.to_thread(asyncio.run, operator))
+    stopped = asyncio.create_task(stopping.wait())
+    try:
+        await asyncio.wait((running, stopped), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopped.cancel()
+        ended.set()
+        await running
+    if not stopping.is_set():
+        raise RuntimeError("kopf ended by itself")
+
+
+def _operator(
+    access: Access,
+    namespaces: Collection[str],
+    kinds: Collection[str],
+    seen: Seen,
+    ended: threading.Event,
+) -> Coroutine[None, None, None]:
     registry = kopf.OperatorRegistry()
     for name, kind in RESOURCES.items():
         _hand_on(registry, name, kind, seen)
     for name in kinds:
         _hand_on(registry, name, KINDS[name], seen)
     _log_in(registry, access)
+    # Each of its attempts while the API server is away is an error to kopf; we say it once.
     logging.getLogger("kopf").setLevel(logging.WARNING)
-    await kopf.operator(
+    for noisy in ("kopf._cogs.clients", "kopf._core.reactor.running"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
+    return kopf.operator(
         registry=registry,
         settings=_settings(kinds, is_everywhere=not namespaces),
         standalone=True,
         clusterwide=not namespaces,
         namespaces=tuple(namespaces),
-        stop_flag=stopping,
+        stop_flag=ended,
     )
 
 
@@ -131,5 +165,6 @@ def _settings(kinds: Iterable[str], *, is_everywhere: bool) -> kopf.OperatorSett
     for name in kinds:
         kind = KINDS[name]
         settings.watching.label_selectors[kind.group, kind.version, kind.plural] = SELECTOR
+    settings.process.ultimate_exiting_timeout = None
     settings.scanning.disabled = not is_everywhere
     return settings
