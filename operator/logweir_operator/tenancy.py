@@ -190,6 +190,16 @@ class Tenancy:
         """Whether a change of the roots was cut off, and `bootstrap` must put it right."""
         return self._root_keys.is_between
 
+    async def finish_roots(self) -> None:
+        """Finish a change of the roots that was cut off where nobody else can.
+
+        Raises:
+            SetupError: the roots cannot be kept.
+        """
+        site = await self._root_keys.finish(self.site)
+        if site is not self.site:
+            self._use(site)
+
     async def _rotate(self, live: Sequence[Live]) -> None:
         """Take the next step of each rotation."""
         requests = await self._control.requests()

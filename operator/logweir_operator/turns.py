@@ -156,6 +156,7 @@ class Turns:
     async def _turn(self) -> bool:
         """Make one pass; return whether the next one should come soon."""
         if not self._is_prepared:
+            await self._tenancy.finish_roots()
             await self._tenancy.prepare()
             self._is_prepared = True
         held = {one.key: one for one in self._cache.resources.values() if one.is_held}
