@@ -6,15 +6,14 @@ import asyncio
 
 import helming
 from helming import CHART
+from operating import operating, until
+
+from logweir_operator.cache import FINALIZER
 
 
 async def test_a_namespace_with_a_tenant_goes_when_it_is_deleted(
     cluster, tmp_path, postgres, valkey, roots
 ):
-    from operating import operating, until
-
-    from logweir_operator.cache import FINALIZER
-
     home, watched = cluster.make_namespace(), cluster.make_namespace()
     async with operating(tmp_path, cluster, watched, postgres, valkey, roots, home) as place:
         await asyncio.to_thread(
@@ -55,8 +54,6 @@ def left(cluster, namespace):
 async def test_rights_go_with_the_release_when_nothing_needs_them(
     cluster, tmp_path, postgres, valkey, roots
 ):
-    from operating import operating, until
-
     home, watched = cluster.make_namespace(), cluster.make_namespace()
     async with operating(tmp_path, cluster, watched, postgres, valkey, roots, home) as place:
         where = ("--kubeconfig", cluster.kubeconfig, "--namespace", home, "--no-hooks")
