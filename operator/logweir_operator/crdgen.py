@@ -2,16 +2,20 @@
 
     model.py, model_status.py -> schema + rules as CEL -> crds/*.yaml, templates of the chart
 
-What a Python type bounds, the schema bounds; a rule over several fields stands at the object that
-it names. The default of an object has those of all that is in it: the API server judges a default
-before it looks into it.
+What a Python type bounds, the schema bounds; a field is described by the text below it, else by
+its type's docstring; a rule over several fields stands at the object that it names. The default of
+an object has those of all that is in it: the API server judges a default before it looks into it.
 """
 
 from __future__ import annotations
 
+import ast
+import itertools
 import sys
 from collections.abc import Mapping
+from inspect import getsource
 from pathlib import Path
+from textwrap import dedent
 from typing import Any, Final
 
 import msgspec
@@ -129,9 +133,9 @@ def definition(resource: Resource) -> dict[str, Any]:
         "description": _text(getattr(model, resource.kind).__doc__),
         "x-kubernetes-validations": [name_rule],
         "properties": {
-            "apiVersion": {"type": "string"},
-            "kind": {"type": "string"},
-            "metadata": {"type": "object"},
+            "apiVersion": {"type": "string", "description": f"{GROUP}/{VERSION}."},
+            "kind": {"type": "string", "description": f"{resource.kind}."},
+            "metadata": {"type": "object"},  # the API server describes it
             "spec": spec | ({} if required else {"default": default_of(spec)}),
             "status": _struct(resource.status, has_defaults=False),
         },
@@ -211,9 +215,12 @@ def _struct(kind: type[Any], *, has_defaults: bool = True) -> Schema:
     assert isinstance(found, inspect.StructType)  # noqa: S101 - the model has nothing else
     properties: dict[str, Schema] = {}
     required: list[str] = []
+    texts = _texts(kind)
     for field in found.fields:
         schema = _type(field.type, has_defaults=has_defaults)
         name = field.encode_name
+        if field.name in texts:
+            schema["description"] = texts[field.name]
         if schema.get("type") == "array":
             schema |= _list_kind(name, schema)
         if field.required:
@@ -247,10 +254,6 @@ def _list_kind(name: str, schema: Schema) -> Schema:
 
 def _type(found: inspect.Type, *, has_defaults: bool) -> Schema:  # noqa: C901 - one case a type
     match found:
-        case inspect.Metadata(type=inner, extra_json_schema=extra):
-            found_type = _type(inner, has_defaults=has_defaults)
-            described = (extra or {}).get("description")
-            return found_type | ({"description": described} if described else {})
         case inspect.UnionType(types=types):
             return _union(types, has_defaults=has_defaults)
         case inspect.StructType(cls=kind):
@@ -290,9 +293,11 @@ def _union(types: tuple[inspect.Type, ...], *, has_defaults: bool) -> Schema:
     found = [one for one in types if not isinstance(one, inspect.NoneType)]
     if len(found) == 1:
         return _type(found[0], has_defaults=has_defaults)
-    texts = [_type(one, has_defaults=has_defaults) for one in found]
-    pattern = next((one["pattern"] for one in texts if "pattern" in one), None)
-    return INT_OR_STRING | _given(pattern=pattern)
+    made: Schema = {}
+    for one in found:
+        made |= _type(one, has_defaults=has_defaults)
+    del made["type"], made["format"]
+    return made | INT_OR_STRING
 
 
 def _given(**values: object) -> Schema:
@@ -301,6 +306,18 @@ def _given(**values: object) -> Schema:
 
 def _text(doc: str | None) -> str:
     return " ".join((doc or "").split("\n\n", maxsplit=1)[0].split())
+
+
+def _texts(kind: type[Any]) -> Mapping[str, str]:
+    """Return the texts that stand below the fields of a class."""
+    body = ast.parse(dedent(getsource(kind))).body[0]
+    assert isinstance(body, ast.ClassDef)  # noqa: S101 - it is the source of a class
+    found = {}
+    for field, below in itertools.pairwise(body.body):
+        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr):
+            text = ast.literal_eval(below.value)
+            found[ast.unparse(field.target)] = " ".join(text.split())
+    return found
 
 
 # ---- files -----------------------------------------------------------------------------------
