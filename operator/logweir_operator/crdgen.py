@@ -33,14 +33,11 @@ INT_OR_STRING: Final[Schema] = {
     "x-kubernetes-int-or-string": True,
     "anyOf": [{"type": "integer"}, {"type": "string"}],
 }
-MAP_LISTS: Final[Mapping[str, str]] = {
-    "apiKeys": "name",
-    "imagePullSecrets": "name",
-    "conditions": "type",
+NAME_RULE: Final = {
+    "rule": "self.metadata.name.size() <= 40 && !self.metadata.name.contains('.')",
+    "message": "metadata.name: at most 40 characters of a-z, 0-9 and '-', as names of children"
+    " begin with it",
 }
-"""Lists whose elements are told apart by a field, and that field."""
-
-SETS: Final = ("ingressNamespaces", "scopes", "labels")
 STRING_BYTES: Final = 1024
 """Most bytes of a text that the model does not bound: rules must have a cost."""
 
@@ -123,15 +120,11 @@ def definition(resource: Resource) -> dict[str, Any]:
     for rule in RULES[resource.kind]:
         _at(spec, rule.at).setdefault("x-kubernetes-validations", []).append(_cel(rule))
     spec.setdefault("x-kubernetes-validations", []).extend(_immutable(resource.kind))
-    name_rule = {
-        "rule": "self.metadata.name.size() <= 40",
-        "message": "metadata.name may have at most 40 characters: names of children begin with it",
-    }
     required = ["spec"] if spec.get("required") else []
     schema: Schema = {
         "type": "object",
         "description": _text(getattr(model, resource.kind).__doc__),
-        "x-kubernetes-validations": [name_rule],
+        "x-kubernetes-validations": [dict(NAME_RULE)],
         "properties": {
             "apiVersion": {"type": "string", "description": f"{GROUP}/{VERSION}."},
             "kind": {"type": "string", "description": f"{resource.kind}."},
@@ -175,20 +168,18 @@ def definition(resource: Resource) -> dict[str, Any]:
 
 def _cel(rule: Rule) -> dict[str, str]:
     inside = rule.field.removeprefix(rule.at)
-    return {"rule": rule.cel, "message": f"{rule.field}: {rule.message}"} | (
-        {"fieldPath": inside} if inside.count(".") == 1 else {}
-    )
+    return {"rule": rule.cel, "message": rule.message, "fieldPath": inside}
 
 
 def _immutable(kind: str) -> list[dict[str, str]]:
     found = []
     for field in model.immutable_fields(kind):
-        path = field.removeprefix("spec.")
-        same = f"self.{path} == oldSelf.{path}"
+        path = field.removeprefix("spec")
+        same = f"self{path} == oldSelf{path}"
         if field == "spec.tenantId":
-            same = f"has(self.{path}) == has(oldSelf.{path}) && (!has(self.{path}) || {same})"
-        message = f"{field}: {model.IMMUTABLE}"
-        found.append({"rule": same, "message": message, "reason": "FieldValueForbidden"})
+            same = f"has(self{path}) == has(oldSelf{path}) && (!has(self{path}) || {same})"
+        words = {"message": model.IMMUTABLE, "reason": "FieldValueForbidden", "fieldPath": path}
+        found.append({"rule": same, **words})
     return found
 
 
@@ -222,7 +213,7 @@ def _struct(kind: type[Any], *, has_defaults: bool = True) -> Schema:
         if field.name in texts:
             schema["description"] = texts[field.name]
         if schema.get("type") == "array":
-            schema |= _list_kind(name, schema)
+            schema |= _list_kind(name)
         if field.required:
             required.append(name)
         elif has_defaults:
@@ -243,13 +234,13 @@ def _default(field: inspect.Field, schema: Schema) -> Schema:
     return {"default": msgspec.to_builtins(value)}
 
 
-def _list_kind(name: str, schema: Schema) -> Schema:
-    if name in MAP_LISTS:
-        key = MAP_LISTS[name]
-        return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
-    if name in SETS:
+def _list_kind(name: str) -> Schema:
+    if name not in model.UNIQUE:
+        return {"x-kubernetes-list-type": "atomic"}
+    key = model.UNIQUE[name]
+    if not key:
         return {"x-kubernetes-list-type": "set"}
-    return {"x-kubernetes-list-type": "atomic"}
+    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
 
 
 def _type(found: inspect.Type, *, has_defaults: bool) -> Schema:  # noqa: C901 - one case a type

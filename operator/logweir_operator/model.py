@@ -37,9 +37,20 @@ Quantity = Annotated[int, Meta(ge=0)] | Annotated[str, Meta(max_length=32, patte
 CountOrPercent = (
     Annotated[int, Meta(ge=0)] | Annotated[str, Meta(max_length=4, pattern="^(100|[0-9]{1,2})%\\Z")]
 )
-StringMap = Annotated[dict[str, str], Meta(max_length=32)]
+AnnotationMap = Annotated[dict[str, Annotated[str, Meta(max_length=4096)]], Meta(max_length=32)]
 LabelMap = Annotated[dict[str, Text63], Meta(max_length=32)]
 LabelPath = Annotated[str, Meta(min_length=1, max_length=128, pattern="^[A-Za-z0-9_./-]+\\Z")]
+
+
+UNIQUE: Final[Mapping[str, str]] = {
+    "apiKeys": "name",
+    "imagePullSecrets": "name",
+    "conditions": "type",
+    "ingressNamespaces": "",
+    "labels": "",
+    "scopes": "",
+}
+"""Lists without repeats: of objects, and the field that tells them apart; or of texts."""
 
 
 class _Part(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True, kw_only=True):
@@ -194,7 +205,7 @@ class LogTenantSpec(_Part, frozen=True):
     display_name: Annotated[str, Meta(max_length=128)] = ""
     """The tenant's name as people know it."""
 
-    tenant_id: Annotated[str, Meta(pattern=_TENANT_ID)] | None = None
+    tenant_id: Annotated[str, Meta(min_length=3, max_length=32, pattern=_TENANT_ID)] | None = None
     """Names the schema in PostgreSQL, the keys in Redis and the address /t/ID/PIPELINE; 3 to 32
     characters, one LogTenant's alone in the installation. Left out: one is generated, see
     status.tenantId. Immutable, also whether it is given."""
@@ -289,7 +300,7 @@ class Pod(_Part, frozen=True):
     labels: LabelMap = {}
     """Labels of the pods; the prefixes logweir.dev/ and app.kubernetes.io/ are reserved."""
 
-    annotations: StringMap = {}
+    annotations: AnnotationMap = {}
     """Annotations of the pods; those that turn AppArmor off are left out."""
 
     node_selector: Annotated[dict[str, Text63], Meta(max_length=16)] = {}
@@ -422,7 +433,7 @@ class Exposure(_Part, frozen=True):
     ingress_class_name: Text253 = ""
     """IngressClass of the Ingress. Empty: the cluster's default."""
 
-    annotations: StringMap = {}
+    annotations: AnnotationMap = {}
     """Annotations of the Ingress or HTTPRoute, for its controller."""
 
     tls_secret_name: Text253 = ""
@@ -542,10 +553,14 @@ def _budget_is_one(spec: LogPipelineSpec) -> bool:
     return budget is None or (budget.min_available is None) != (budget.max_unavailable is None)
 
 
-def _labels_are_free(spec: LogPipelineSpec) -> bool:
-    reserved = ("logweir.dev/", "app.kubernetes.io/")
-    pods = (spec.ingest.pod, spec.collector.pod)
-    return not any(name.startswith(reserved) for pod in pods for name in pod.labels)
+def _labels_are_free(pod: Pod) -> bool:
+    return not any(name.startswith(("logweir.dev/", "app.kubernetes.io/")) for name in pod.labels)
+
+
+_FREE_LABELS: Final = (
+    "self.labels.all(k, !k.startsWith('logweir.dev/') && !k.startsWith('app.kubernetes.io/'))"
+)
+_RESERVED_LABELS: Final = "the prefixes logweir.dev/ and app.kubernetes.io/ are reserved"
 
 
 RESERVED_TENANT_ID: Final = "platform"
@@ -632,14 +647,18 @@ RULES: Final[Mapping[str, Sequence[Rule]]] = {
             _budget_is_one,
         ),
         Rule(
-            "spec",
+            "spec.ingest.pod",
             "spec.ingest.pod.labels",
-            "self.ingest.pod.labels.all(k,"
-            " !k.startsWith('logweir.dev/') && !k.startsWith('app.kubernetes.io/'))"
-            " && self.collector.pod.labels.all(k,"
-            " !k.startsWith('logweir.dev/') && !k.startsWith('app.kubernetes.io/'))",
-            "the prefixes logweir.dev/ and app.kubernetes.io/ are reserved",
-            _labels_are_free,
+            _FREE_LABELS,
+            _RESERVED_LABELS,
+            lambda spec: _labels_are_free(spec.ingest.pod),
+        ),
+        Rule(
+            "spec.collector.pod",
+            "spec.collector.pod.labels",
+            _FREE_LABELS,
+            _RESERVED_LABELS,
+            lambda spec: _labels_are_free(spec.collector.pod),
         ),
         Rule(
             "spec.exposure",
