@@ -117,7 +117,7 @@ class Case(NamedTuple):
     beyond: list[Object]
 
     def __str__(self) -> str:
-        return f"{self.path} {self.keyword}"
+        return f"{self.kind} {self.path} {self.keyword}"
 
 
 def walk(schema: Schema, path: str = "") -> Iterator[tuple[str, Schema]]:
