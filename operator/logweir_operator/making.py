@@ -15,10 +15,12 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
+import psycopg
 from redis import asyncio as redis
+from redis import exceptions
 
 from logweir.backends import failpoint, provision
 from logweir.backends.control import (
@@ -43,12 +45,28 @@ BUFFER_SHARE: Final = 2
 """One tenant may fill the journal's memory divided by this, whatever its quota says."""
 
 
+Server = Literal["", "postgres", "redis"]
+
+
+def server_of(error: BaseException) -> Server:
+    """Return which server an error comes from; empty: it is not known."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, psycopg.Error):
+            return "postgres"
+        if isinstance(found, exceptions.RedisError):
+            return "redis"
+        found = found.__cause__ or found.__context__
+    return ""
+
+
 class Work(msgspec.Struct, eq=False):
     """What is known of one LogTenant; `done` and `tried` are fingerprints of what was made."""
 
     done: str = ""
     tried: str = ""
     problem: str = ""
+    failing: Server = ""
     failures: int = 0
     retry_at_s: float = 0.0
     claimed_by_other: bool = False
@@ -123,6 +141,7 @@ class Maker:
             if problem != work.problem:
                 logger.exception("tenant failed", extra={"tenant": name})
             work.claimed_by_other, work.problem = False, problem
+            work.failing = server_of(error)
         else:
             self._works[wanted.live.key] = Work(now, now, key_texts=texts)
             logger.info("tenant is as it should be", extra={"tenant": name})

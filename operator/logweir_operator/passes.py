@@ -18,14 +18,14 @@ import msgspec
 from logweir.backends.control import Tenant
 from logweir.core import binding, names
 from logweir.runtime import metrics
-from logweir_operator import bindings, events, manifest, manifests, plan, resources, scaling
+from logweir_operator import bindings, events, manifest, manifests, resources, scaling
 from logweir_operator.apply import Applied, Children, ForeignObjectError, PredecessorError
 from logweir_operator.bindings import Served, Site
 from logweir_operator.cache import FINALIZER, Cache, Watched
 from logweir_operator.config import Config, Servers
-from logweir_operator.kube import RESOURCES, STATUS_MANAGER, Kube, KubeError, Object, kind_of
+from logweir_operator.kube import RESOURCES, Kube, KubeError, Object, kind_of
 from logweir_operator.model import LogPipeline, LogTenant, Resource, TenantPostgres
-from logweir_operator.plan import Verdict
+from logweir_operator.reporting import ABANDON, RECONCILE_AT, Problem, Reporter
 from logweir_operator.resources import Key
 from logweir_operator.scaler import Scaled, Scaler
 from logweir_operator.turns import Facts, Turns
@@ -33,18 +33,7 @@ from logweir_operator.workqueue import Again, FailedError
 
 logger = logging.getLogger(__name__)
 
-ABANDON: Final = "logweir.dev/abandon-external"
-RECONCILE_AT: Final = "logweir.dev/reconcile-at"
 PREDECESSOR_S: Final = 2.0
-
-
-class Problem(msgspec.Struct, frozen=True):
-    """Why a pass did not reach its end: a reason of the closed list, and when it is tried again."""
-
-    reason: str
-    message: str
-    is_stalled: bool = False
-    after_s: float = 0.0
 
 
 class _Deployment(msgspec.Struct, frozen=True):
@@ -75,8 +64,7 @@ class Passes:
         self._servers = servers
         self._served_kinds = served_kinds
         self._children = Children(kube, known)
-        self._news = events.Memory()
-        self._status_s: dict[Key, float] = {}
+        self._reporter = Reporter(kube, known, turns, scaler, served_kinds)
 
     async def work(self, key: Key) -> Again:
         """Make one pass.
@@ -101,8 +89,7 @@ class Passes:
     async def _pass(self, key: Key) -> tuple[Again, Problem | None]:
         one = self._cache.resources.get(key)
         if one is None:
-            self._news.forget(key)
-            self._status_s.pop(key, None)
+            self._reporter.forget(key)
             return Again(), None
         if not one.is_held:
             if not one.is_leaving:
@@ -124,44 +111,8 @@ class Passes:
             problem = Problem("ForeignObject", str(error), is_stalled=True)
         except PredecessorError as error:
             problem = Problem("Retrying", str(error), after_s=PREDECESSOR_S)
-        again = await self._report(one, facts, applied, problem)
-        return again, problem
-
-    # ---- status and events -------------------------------------------------------------------
-
-    async def _report(
-        self, one: Watched, facts: Facts | None, applied: Applied, problem: Problem | None
-    ) -> Again:
-        """Write status and events; return when to look again."""
-        verdict = facts.verdict if facts else Verdict("Progressing", "Not looked at yet.")
-        if problem is not None:
-            verdict = Verdict(problem.reason, problem.message, is_stalled=problem.is_stalled)
-        status_now: dict[str, Any] = {
-            "observedGeneration": one.stored.generation,
-            "conditions": plan.conditions(verdict, one.stored.generation),
-        }
-        for each in status_now["conditions"]:
-            each["lastTransitionTime"] = "2026-01-01T00:00:00Z"
-        if status_now != one.stored.status:
-            await self._write_status(one, status_now)
-        return Again()
-
-    async def _write_status(self, one: Watched, wanted: dict[str, Any]) -> None:
-        kind, namespace, name = one.key
-        answer = await self._kube.apply(
-            {
-                "apiVersion": RESOURCES[kind].api_version,
-                "kind": kind,
-                "metadata": {"namespace": namespace, "name": name},
-                "status": wanted,
-            },
-            manager=STATUS_MANAGER,
-            subresource="status",
-        )
-        self._cache.put_resource(kind, answer)
-
-    async def _post(self, one: Watched, found: Sequence[events.Event]) -> None:
-        pass
+        await self._reporter.report(one, facts, applied.corrected, problem)
+        return Again(), problem
 
     # ---- holding and letting go --------------------------------------------------------------
 
@@ -195,7 +146,7 @@ class Passes:
             f"The annotation {ABANDON} is set: what this {one.stored.kind} has in PostgreSQL and"
             " Redis is left as it is."
         )
-        await self._post(one, [events.Event("Warning", "CleanupBlocked", message)])
+        await self._reporter.post(one, [events.Event("Warning", "CleanupBlocked", message)])
         await self.let_go(one)
 
     # ---- children ----------------------------------------------------------------------------
@@ -231,17 +182,12 @@ class Passes:
 
     def _tenant_view(self, one: Watched, resource: LogTenant, facts: Facts) -> manifests.TenantView:
         tenant = facts.tenant.id if facts.tenant is not None else ""
-        texts = facts.key_texts or {}
-        urls = {}
-        for key in resource.spec.api_keys:
-            if key.pipeline and key.name in texts:
-                urls[key.name] = self._url(one.stored.namespace, tenant, key.pipeline)
         return manifests.TenantView(
             resource=resource,
             uid=one.uid,
             tenant=tenant,
-            key_texts=texts,
-            urls=urls,
+            key_texts=facts.key_texts or {},
+            urls=facts.urls,
             config=self._config,
         )
 
@@ -262,6 +208,7 @@ class Passes:
             config=self._config,
             served_kinds=self._served_kinds(),
             redis=self._redis(site, served),
+            redis_tls=site.journal.tls,
             is_open=served.is_open,
         )
 
@@ -275,11 +222,6 @@ class Passes:
         """Address and login by which KEDA looks at the journal."""
         login = site.journal_login(served.tenant, names.redis_user(served.tenant.id, "col"))
         return f"{site.journal.host}:{site.journal.port}", login
-
-    @staticmethod
-    def _url(namespace: str, tenant: str, pipeline: str) -> str:
-        """The base URL of a pipeline inside of the cluster."""
-        return f"http://{pipeline}-ingest.{namespace}.svc/t/{tenant}/{pipeline}"
 
     async def _scale(self, one: Watched) -> None:
         """Give the collectors their number."""

@@ -29,6 +29,10 @@ logger = logging.getLogger(__name__)
 
 LOOK_S: Final = 2.0
 
+NEWS_SHARE: Final = 0.2
+NEWS_S: Final = 60.0
+"""A backlog is told when it has changed by this share, or at all after this time."""
+
 
 class Scaled(msgspec.Struct, frozen=True):
     """A pipeline that is to be scaled: its ids, its spec, the collectors that it has, those of them
@@ -82,6 +86,9 @@ class Scaler:
         self._shown: dict[Key, _Shown] = {}
         self.decisions: dict[Key, scaling.Decision] = {}
         self.samples: dict[Key, tuple[Sample, datetime]] = {}
+        self.fresh: dict[Key, scaling.Fresh] = {}
+        """Status, reason and message of each one's condition Fresh."""
+        self._told_of: dict[Key, tuple[Sample, float]] = {}
 
     async def run(self, life: Life) -> None:
         """Look and decide until the process stops."""
@@ -97,7 +104,14 @@ class Scaler:
         wanted = self._pipelines()
         for gone in self._memories.keys() - wanted.keys():
             self._shown.pop(gone, _Shown()).forget()
-            for known in (self._memories, self._due_s, self.decisions, self.samples):
+            for known in (
+                self._memories,
+                self._due_s,
+                self.decisions,
+                self.samples,
+                self.fresh,
+                self._told_of,
+            ):
                 known.pop(gone, None)
             metrics.forget_scaled(*gone[1:])
         due = {key: one for key, one in wanted.items() if self._due_s.get(key, 0.0) <= now_s}
@@ -131,6 +145,9 @@ class Scaler:
             most=one.most,
         )
         self._memories[key] = decision.memory
+        within_s = one.resource.spec.slo.queryable_within_seconds
+        was_fresh, fresh = self.fresh.get(key), scaling.fresh(within_s, sample, decision.memory)
+        self.fresh[key] = fresh
         shown = self._shown[key] = _Shown(one.tenant, key[2])
         shown.set(sample, is_at_maximum=decision.reason == "AtMaximum")
         before = self.decisions.get(key)
@@ -149,5 +166,21 @@ class Scaler:
             decision.replicas,
             decision.reason,
         )
-        if is_other or decision.replicas != one.current:
+        is_news = fresh != was_fresh or self._is_news(key, sample, now_s)
+        if is_other or is_news or decision.replicas != one.current:
+            if sample is not None:
+                self._told_of[key] = (sample, now_s)
             self._told(key)
+
+    def _is_news(self, key: Key, sample: Sample | None, now_s: float) -> bool:
+        """Whether a backlog is worth to be written down: each status costs the API server a write
+        and everybody who watches a message."""
+        if sample is None:
+            return False
+        before, told_s = self._told_of.get(key, (None, 0.0))
+        if before is None or before.is_empty != sample.is_empty:
+            return True
+        if before.backlog_bytes == sample.backlog_bytes:
+            return False
+        change = abs(sample.backlog_bytes - before.backlog_bytes)
+        return change > NEWS_SHARE * before.backlog_bytes or now_s - told_s > NEWS_S

@@ -195,9 +195,10 @@ def decide(
     return _decision(replicas, reason, message, memory, now_s)
 
 
-def fresh(
-    within_s: float, sample: Sample | None, memory: Memory
-) -> tuple[Literal["True", "False", "Unknown"], Literal["WithinGoal", "Behind", "Unknown"], str]:
+Fresh = tuple[Literal["True", "False", "Unknown"], Literal["WithinGoal", "Behind", "Unknown"], str]
+
+
+def fresh(within_s: float, sample: Sample | None, memory: Memory) -> Fresh:
     """Return status, reason and message of the condition Fresh: whether the goal is held.
 
     Args:

@@ -26,7 +26,7 @@ from logweir.core.names import TenantId
 from logweir_operator import plan, roots, rotating
 from logweir_operator.bindings import Served, Site
 from logweir_operator.leaving import Leaver
-from logweir_operator.making import Maker, Wanted, rows_by_object
+from logweir_operator.making import Maker, Server, Wanted, rows_by_object
 from logweir_operator.measuring import Measures
 from logweir_operator.model import LogPipeline, LogTenant
 from logweir_operator.plan import SeenPipeline, SeenTenant, Verdict
@@ -256,6 +256,10 @@ class Tenancy:
         """Return the texts of the API keys that a LogTenant names; None before it is made."""
         work = self._maker.work(key)
         return work.key_texts if work.done else None
+
+    def failing(self, key: Key) -> Server:
+        """Return which server did not let a LogTenant be made; empty: none, or it is not known."""
+        return self._maker.work(key).failing
 
     def tenant_status(self, stored: StoredObject, row: Tenant) -> dict[str, Any]:
         """Return what the status of a LogTenant says of its row: id, credentials, storage."""

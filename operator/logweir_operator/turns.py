@@ -20,7 +20,9 @@ from logweir.runtime import metrics
 from logweir.runtime.life import Life
 from logweir_operator.bindings import Served, Site
 from logweir_operator.cache import Cache, Watched
-from logweir_operator.model import Resource
+from logweir_operator.making import Server, server_of
+from logweir_operator.manifests import url
+from logweir_operator.model import LogPipeline, LogTenant, Resource
 from logweir_operator.own_secrets import RoleSecrets
 from logweir_operator.plan import Verdict
 from logweir_operator.resources import Key, key_of
@@ -41,6 +43,7 @@ class Facts(msgspec.Struct, frozen=True):
     """What is true of one resource outside of Kubernetes.
 
     Attributes:
+        generation: of the resource, that this is true of.
         resource: as the model knows it; None: it does not, or the resource goes.
         verdict: why it is not ready; None: it is.
         tenant: row of the tenant; None before its id is claimed.
@@ -48,9 +51,12 @@ class Facts(msgspec.Struct, frozen=True):
         key_texts: of a tenant, its API keys; None before it is made.
         revisions: of a pipeline, signing revisions of its tenant's ingest keys.
         roots: version of the roots that bindings and keys of it come from.
-        rest: of a tenant, what its status says beside: credentials, storage.
+        urls: of a tenant, where each key is good that is for one pipeline.
+        failing: of a tenant, the server that did not let it be made.
+        rest: of a tenant, what its status says beside: credentials, storage, pipelines.
     """
 
+    generation: int = 0
     resource: Resource | None = None
     verdict: Verdict | None = None
     tenant: Tenant | None = None
@@ -58,6 +64,8 @@ class Facts(msgspec.Struct, frozen=True):
     key_texts: Mapping[str, str] | None = None
     revisions: frozenset[int] = frozenset()
     roots: int = 0
+    urls: Mapping[str, str] = {}
+    failing: Server = ""
     rest: dict[str, Any] = {}
 
 
@@ -85,6 +93,8 @@ class Turns:
         self.facts: dict[Key, Facts] = {}
         self.problem = ""
         """Why the last pass did not reach its end; empty when it did."""
+        self.failing: Server = ""
+        """The server of that, if it is known."""
 
     @property
     def site(self) -> Site:
@@ -111,9 +121,11 @@ class Turns:
                 failures, problem = 0, ""
             except errors.LogweirError as error:
                 is_busy, failures, problem = True, failures + 1, str(error)
+                self.failing = server_of(error)
             except Exception as error:
                 logger.exception("pass failed")
                 is_busy, failures, problem = True, failures + 1, repr(error)
+                self.failing = server_of(error)
             if problem:  # a server that was away may have come back as another one
                 self._is_prepared = False
             if problem != self.problem:
@@ -183,23 +195,20 @@ class Turns:
         roots = self._tenancy.site.version
         served = {(one.tenant.namespace, one.pipeline.name): one for one in outcome.served}
         live = {one.key: one.resource for one in outcome.live}
+        own: dict[tuple[str, str], dict[str, LogPipeline]] = {}
+        for (_, namespace, name), each in live.items():
+            if isinstance(each, LogPipeline):
+                own.setdefault((namespace, each.spec.tenant_ref.name), {})[name] = each
         facts = {}
         for one in outcome.found:
             key, at = key_of(one), (one.namespace, one.name)
             verdict = outcome.verdicts.get(key)
             if one.kind == "LogTenant":
-                row = outcome.rows.get(at)
-                facts[key] = Facts(
-                    resource=live.get(key),
-                    verdict=verdict,
-                    tenant=row,
-                    key_texts=self._tenancy.key_texts(key),
-                    roots=roots,
-                    rest=self._tenancy.tenant_status(one, row) if row is not None else {},
-                )
+                facts[key] = self._tenant_facts(one, outcome, live.get(key), own.get(at, {}))
                 continue
             mine = served.get(at)
             facts[key] = Facts(
+                generation=one.generation,
                 resource=live.get(key),
                 verdict=verdict,
                 tenant=mine.tenant if mine else None,
@@ -208,6 +217,37 @@ class Turns:
                 roots=roots,
             )
         return facts
+
+    def _tenant_facts(
+        self,
+        one: StoredObject,
+        outcome: Outcome,
+        resource: Resource | None,
+        own: Mapping[str, LogPipeline],
+    ) -> Facts:
+        """Facts of a tenant; `own` are the LogPipelines that refer to it, by name."""
+        key, row = key_of(one), outcome.rows.get((one.namespace, one.name))
+        urls = {}
+        if row is not None and isinstance(resource, LogTenant):
+            urls = {
+                wanted.name: url(own[wanted.pipeline], row.id)
+                for wanted in resource.spec.api_keys
+                if wanted.pipeline is not None and wanted.pipeline in own
+            }
+        rest: dict[str, Any] = {"pipelines": len(own)}
+        if row is not None:
+            rest |= self._tenancy.tenant_status(one, row)
+        return Facts(
+            generation=one.generation,
+            resource=resource,
+            verdict=outcome.verdicts.get(key),
+            tenant=row,
+            key_texts=self._tenancy.key_texts(key),
+            roots=self._tenancy.site.version,
+            urls=urls,
+            failing=self._tenancy.failing(key),
+            rest=rest,
+        )
 
 
 def _revisions(outcome: Outcome, served: Served | None) -> frozenset[int]:

@@ -41,11 +41,11 @@ def databases(roots: provision.Roots) -> Iterator[tuple[Postgres, Valkey]]:
 @pytest.fixture
 async def operated(
     tmp_path: Path,
-    plane: Plane,
-    namespace: str,
+    cluster: Plane,
     databases: tuple[Postgres, Valkey],
     roots: provision.Roots,
 ) -> AsyncIterator[Place]:
     """A namespace for an operator, which the test starts."""
-    async with operating(tmp_path, plane, namespace, *databases, roots) as place:
+    namespace = cluster.make_namespace()
+    async with operating(tmp_path, cluster, namespace, *databases, roots) as place:
         yield place

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from operating import Place, until
+
+from logweir_operator import scaler
 
 
 async def test_a_tenant_and_a_pipeline_become_ready_with_their_children(operated: Place):
@@ -84,7 +88,7 @@ async def test_an_object_of_somebody_else_is_never_touched_but_named(operated: P
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": {"name": "web-ingest", "labels": {"owner": "me"}},
-        "spec": {"ports": [{"port": 1234}], "selector": {"mine": "yes"}},
+        "spec": {"ports": [{"name": "own", "port": 1234}], "selector": {"mine": "yes"}},
     }
     await operated.apply(foreign)
     before = await operated.get("Service", "web-ingest")
@@ -225,3 +229,97 @@ async def test_a_deletion_that_cannot_be_done_can_be_abandoned(operated: Place):
             kind, name, {"metadata": {"annotations": {"logweir.dev/abandon-external": "true"}}}
         )
         await until(lambda kind=kind, name=name: gone(operated, kind, name))
+
+
+async def events_of(operated: Place, name: str) -> list[dict[str, object]]:
+    return [one for one in await operated.list("Event") if one["involvedObject"]["name"] == name]
+
+
+async def reasons_of(operated: Place, name: str) -> list[str]:
+    return [str(one["reason"]) for one in await events_of(operated, name)]
+
+
+async def test_a_status_tells_ids_keys_pods_and_lag(operated: Place):
+    await running(operated)
+    tenant = (await operated.get("LogTenant", "acme"))["status"]
+
+    async def is_scaled() -> dict[str, object] | None:
+        found = (await operated.get("LogPipeline", "web"))["status"]
+        return found if "lag" in found and found["ingest"]["readyReplicas"] == 2 else None
+
+    pipeline = await until(is_scaled)
+    assert tenant["pipelines"] == 1
+    assert {"name": "in", "secretName": "acme-key-in"} in tenant["apiKeys"]
+    assert tenant["credentials"]["phase"] == "steady"
+    assert pipeline["url"].endswith(f"/t/{tenant['tenantId']}/web")
+    assert pipeline["pipelineId"] > 0
+    assert pipeline["ingest"]["ready"] == "2/2"
+    assert pipeline["lag"]["backlogBytes"] == 0
+    assert pipeline["lag"]["drain"] == "empty"
+    assert pipeline["collector"]["selector"].endswith("app.kubernetes.io/instance=web")
+    assert (await operated.condition("LogPipeline", "web", "Fresh"))["reason"] == "WithinGoal"
+
+
+async def test_a_resource_at_rest_costs_no_writes(operated: Place):
+    await running(operated)
+    await until(lambda: _is_settled(operated))
+    before = (await operated.get("LogPipeline", "web"))["metadata"]["resourceVersion"]
+    await operated.apply_tenant("late", apiKeys=[])
+    await operated.ready("LogTenant", "late")
+    await asyncio.sleep(scaler.LOOK_S * 2)  # what is looked for is that nothing happens
+    after = (await operated.get("LogPipeline", "web"))["metadata"]["resourceVersion"]
+    assert after == before
+
+
+async def _is_settled(operated: Place) -> bool:
+    found = (await operated.get("LogPipeline", "web"))["status"]
+    return "lag" in found and found["ingest"]["readyReplicas"] == 2
+
+
+async def test_events_tell_of_what_has_changed_once(operated: Place):
+    await running(operated)
+
+    async def are_told() -> bool:
+        return "Provisioned" in await reasons_of(
+            operated, "web"
+        ) and "Provisioned" in await reasons_of(operated, "acme")
+
+    await until(are_told)
+    await operated.patch("Service", "web-ingest", {"spec": {"type": "NodePort"}})
+
+    async def is_corrected() -> list[dict[str, object]]:
+        return [
+            one for one in await events_of(operated, "web") if one["reason"] == "DriftCorrected"
+        ]
+
+    [event] = await until(is_corrected)
+    assert "Service/web-ingest.spec.type" in str(event["message"])
+    assert (await operated.get("Service", "web-ingest"))["spec"]["type"] == "ClusterIP"
+    assert (await reasons_of(operated, "web")).count("Provisioned") == 1
+
+
+async def test_a_spec_that_cannot_be_carried_out_says_why_and_holds_up_no_other(operated: Place):
+    await running(operated)
+    await operated.apply_tenant("bad", tenantId="acme", apiKeys=[])
+    await operated.apply_tenant("twin", tenantId="acme", apiKeys=[])
+    await operated.apply_tenant("good", apiKeys=[])
+    await operated.ready("LogTenant", "good")
+
+    async def stalled() -> list[str]:
+        found = [await operated.condition("LogTenant", one, "Stalled") for one in ("bad", "twin")]
+        return [one["reason"] for one in found if one.get("status") == "True"]
+
+    assert await until(stalled) == ["IdentityClaimed"]
+
+
+async def test_databases_that_do_not_answer_are_named_on_the_object(operated: Place):
+    operated.break_databases()
+    await operated.start()
+    await operated.apply_tenant()
+
+    async def is_named() -> bool:
+        one = await operated.condition("LogTenant", "acme", "DatabaseReady")
+        return one.get("reason") == "DatabaseUnreachable"
+
+    await until(is_named)
+    assert (await operated.condition("LogTenant", "acme"))["reason"] == "Retrying"
