@@ -223,8 +223,9 @@ class LogTenantSpec(_Part, frozen=True):
     is never used again."""
 
     deletion_protection: bool = False
-    """true: the LogTenant cannot be deleted, nor can its namespace. To delete it set false
-    first."""
+    """true: a DELETE of the LogTenant is refused, also that of its namespace's deletion, which
+    waits then (but its pods go). To delete it set false first. In Kubernetes the chart's
+    admissionPolicy.enabled, a default, sees to it."""
 
     postgres: TenantPostgres = TenantPostgres()
     redis: TenantRedis = TenantRedis()
