@@ -38,6 +38,10 @@ NAME_RULE: Final = {
     "message": "metadata.name: at most 40 characters of a-z, 0-9 and '-', as names of children"
     " begin with it",
 }
+NOT_SEEN: Final = {"observedGeneration": -1}
+"""Status of what the operator has not looked at: with none at all, kstatus (Flux, Helm) would take
+it for ready."""
+
 STRING_BYTES: Final = 1024
 """Most bytes of a text that the model does not bound: rules must have a cost."""
 
@@ -130,7 +134,7 @@ def definition(resource: Resource) -> dict[str, Any]:
             "kind": {"type": "string", "description": f"{resource.kind}."},
             "metadata": {"type": "object"},  # the API server describes it
             "spec": spec | ({} if required else {"default": default_of(spec)}),
-            "status": _struct(resource.status, has_defaults=False),
+            "status": _struct(resource.status, has_defaults=False) | {"default": dict(NOT_SEEN)},
         },
     }
     version: dict[str, Any] = {

@@ -223,9 +223,9 @@ class LogTenantSpec(_Part, frozen=True):
     is never used again."""
 
     deletion_protection: bool = False
-    """true: a DELETE of the LogTenant is refused, also that of its namespace's deletion, which
-    waits then (but its pods go). To delete it set false first. In Kubernetes the chart's
-    admissionPolicy.enabled, a default, sees to it."""
+    """true: the LogTenant cannot be deleted; to do so set false first. In Kubernetes a policy of
+    the chart sees to it (admissionPolicy.enabled). A namespace that is deleted waits for it, but
+    loses its pods."""
 
     postgres: TenantPostgres = TenantPostgres()
     redis: TenantRedis = TenantRedis()

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 Count = Annotated[int, Meta(ge=0)]
+Generation = Annotated[int, Meta(ge=-1)]
 Text = Annotated[str, Meta(max_length=1024)]
 
 
@@ -96,8 +97,8 @@ class KeyStatus(_Part, frozen=True):
 class LogTenantStatus(_Part, frozen=True):
     """What is so, as the operator saw it last."""
 
-    observed_generation: Count | None = None
-    """The metadata.generation that this status is of."""
+    observed_generation: Generation | None = None
+    """The metadata.generation that this status is of; -1: the operator has not seen it yet."""
 
     tenant_id: Annotated[str, Meta(max_length=40)] | None = None
     """Names the schema in PostgreSQL, the keys in Redis and the address /t/ID/PIPELINE."""
@@ -184,8 +185,8 @@ class Lag(_Part, frozen=True):
 class LogPipelineStatus(_Part, frozen=True):
     """What is so, as the operator saw it last."""
 
-    observed_generation: Count | None = None
-    """The metadata.generation that this status is of."""
+    observed_generation: Generation | None = None
+    """The metadata.generation that this status is of; -1: the operator has not seen it yet."""
 
     pipeline_id: Count | None = None
     """Number of the pipeline in the journal and the store."""

@@ -148,6 +148,13 @@ def test_what_only_has_a_name_has_all_defaults(place: Place):
     assert manifest.resource(answer).spec == model.LogTenantSpec()
 
 
+@pytest.mark.parametrize("kind", SCHEMAS)
+def test_what_the_operator_has_not_seen_is_of_no_generation_so_nobody_takes_it_for_ready(
+    place: Place, kind
+):
+    assert place.api.get(kind, "held", place.namespace)["status"] == {"observedGeneration": -1}
+
+
 # ---- rules over several fields -------------------------------------------------------------------
 
 KEYS: Any = [{"name": "a", "scopes": ["query", "admin"]}, {"name": "b", "scopes": ["ingest"]}]
