@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 HOURS ?= 4
 MUTANTS ?= 3
 
-.PHONY: help install up test plane fuzz lint gen lock chaos scale e2e-node e2e-kind mutants bench bench-growth bench-page profile clean
+.PHONY: help install up test plane fuzz lint gen lock chaos endurance e2e-node e2e-kind mutants bench bench-growth bench-page profile clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -26,7 +26,7 @@ up: install ## start all of Logweir here; Ctrl-C stops it (ARGS="--port 8080" an
 	@$(BIN)/logweir up $(ARGS)
 
 test: install ## all tests that need no root, but for `make chaos`
-	$(BIN)/pytest -m "not chaos and not node and not scale" $(ARGS)
+	$(BIN)/pytest -m "not chaos and not node and not endurance" $(ARGS)
 
 plane: install ## build the Kubernetes that tests use now, not when they first want it (needs Go; NAMES="helm" for others)
 	PYTHONPATH=tests $(BIN)/python -m controlplane.build $(NAMES)
@@ -39,8 +39,8 @@ else
 	@$(MAKE) --no-print-directory mutants ONLY=$(MUTANTS)
 endif
 
-scale: install ## ten tenants and a thousand pipelines on a real API server: time, requests, memory (four minutes)
-	$(BIN)/pytest -m scale -s tests/operator/test_scale.py $(ARGS)
+endurance: install ## the operator for minutes: a thousand pipelines, deaths at each write, an API server that dies, two at once (ten minutes)
+	$(BIN)/pytest -m endurance -s tests/operator $(ARGS)
 
 e2e-node: install ## the chart and the image on a real Kubernetes node, in namespaces of its own (root, Linux)
 	$(BIN)/pytest -m node -q tests/e2e

@@ -34,6 +34,11 @@ _numbers = itertools.count(1)
 
 Object = dict[str, Any]
 
+CHILDREN = (
+    *("Secret", "ServiceAccount", "NetworkPolicy", "Deployment", "Service"),
+    *("PodDisruptionBudget", "Ingress"),
+)
+
 
 class Place:
     """A namespace with an operator that looks after it."""
@@ -91,13 +96,15 @@ class Place:
             }
         )
 
-    async def start(self, kubeconfig: Path | None = None) -> Life:
-        """Start an operator, as the one who a kubeconfig names; cluster-admin by default."""
+    async def start(
+        self, kubeconfig: Path | None = None, door: Callable[[kube.Access], kube.Kube] = kube.Kube
+    ) -> Life:
+        """Start an operator, as the one who a kubeconfig names; cluster-admin by default. `door`
+        makes its way to the API server."""
         access = await kube.access(str(kubeconfig or self.plane.kubeconfig))
-        life = Life()
+        life, api = Life(), door(access)
 
         async def run() -> None:
-            api = kube.Kube(access)
             try:
                 await app.Operator(self.config, access, api).run(life)
             finally:
@@ -159,6 +166,22 @@ class Place:
         return await asyncio.to_thread(
             self.plane.api.patch, kind, name, self.namespace, change, subresource
         )
+
+    async def children(self) -> dict[str, Object]:
+        """What operators have made, by kind and name, without what differs each time."""
+        found = {}
+        for kind in CHILDREN:
+            for one in await self.list(kind):
+                meta = one["metadata"]
+                owners = [(each["kind"], each["name"]) for each in meta.get("ownerReferences", ())]
+                if owners:
+                    found[f"{kind}/{meta['name']}"] = {"labels": meta["labels"], "owners": owners}
+        return found
+
+    async def states(self) -> list[str]:
+        """States of the tenants that are not deleted."""
+        rows = await self.control.tenants()
+        return [one.state for one in rows if one.cluster == self.config.cluster]
 
     async def condition(self, kind: str, name: str, condition: str = "Ready") -> Object:
         """A condition; empty when there is none."""

@@ -197,5 +197,6 @@ async def run(config: Config, kubeconfig: str, ops: Listen, running: Life) -> No
 
 def main(config: Config, kubeconfig: str, ops: Listen) -> None:
     """Run the operator in this process until SIGTERM."""
+    life.share_one_heap()
     logs.configure("operator", config.log_format)
     life.run(lambda running: run(config, kubeconfig, ops, running))

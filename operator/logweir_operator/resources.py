@@ -5,7 +5,7 @@ API server, or control schema of `up` -> StoredObject -> Live
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -44,15 +44,37 @@ def resource_of(found: StoredObject) -> Resource:
     return manifest.resource(document_of(found, with_status=False))
 
 
-def read(found: Iterable[StoredObject]) -> tuple[list[Live], dict[Key, str]]:
-    """Return objects as the model knows them, and what is wrong with those that it does not."""
-    live, wrong = [], {}
-    for one in found:
-        try:
-            live.append(Live(one, resource_of(one)))
-        except manifest.ManifestError as error:
-            wrong[key_of(one)] = error.message
-    return live, wrong
+class Reader:
+    """Reads objects as the model knows them, each once for as long as its spec is the same one:
+    most of a pass over a thousand pipelines would be this."""
+
+    def __init__(self) -> None:
+        self._known: dict[Key, tuple[Mapping[str, Any], Resource | str]] = {}
+
+    def read(self, found: Iterable[StoredObject]) -> tuple[list[Live], dict[Key, str]]:
+        """Return objects as the model knows them, and what is wrong with those that it does not."""
+        live: list[Live] = []
+        wrong: dict[Key, str] = {}
+        known: dict[Key, tuple[Mapping[str, Any], Resource | str]] = {}
+        for one in found:
+            key = key_of(one)
+            spec, read = self._known.get(key, (None, ""))
+            if spec is not one.spec:
+                read = _resource_or_problem(one)
+            known[key] = (one.spec, read)
+            if isinstance(read, str):
+                wrong[key] = read
+            else:
+                live.append(Live(one, read))
+        self._known = known
+        return live, wrong
+
+
+def _resource_or_problem(found: StoredObject) -> Resource | str:
+    try:
+        return resource_of(found)
+    except manifest.ManifestError as error:
+        return error.message
 
 
 def tenant_name(found: StoredObject) -> str:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
+import psycopg
 from msgspec.structs import replace
 from redis import asyncio as redis
 
@@ -69,8 +70,8 @@ class RootKeys:
         self._spread_s = spread_s
         self._closed_before = 0
         self.is_between = False
-        """Whether the platform's logins may have passwords that `site` does not know: only a new
-        start of the servers' part puts that right."""
+        """Whether the platform's logins may have passwords that `site` does not know: `finish`, or
+        a new start of the servers' part, puts that right."""
 
         self.overlap_s: float | None = None
         """What was asked for with the roots of now; None: as each tenant says."""
@@ -121,6 +122,27 @@ class RootKeys:
             await self._control.answer(request)
         return site_of(site.store, site.journal, changed)
 
+    async def finish(self, site: Site) -> Site:
+        """Finish a change that was cut off between the operator's own password, which has no second
+        login, and the vault; return the site with the roots that let it in.
+
+        Raises:
+            SetupError: the roots cannot be read or written.
+        """
+        secrets = await self._vault.read()
+        newest = secrets.roots[-1]
+        if newest.version == secrets.used or await asyncio.to_thread(_opens, conninfo(site)):
+            return site
+        changed = replace(secrets, used=newest.version, used_at_s=time.time())
+        after = site_of(site.store, site.journal, changed)
+        if not await asyncio.to_thread(_opens, conninfo(after)):
+            return site  # it is something else, and said by who needs the server
+        await provision.bootstrap_auth_user(self._journal, after.roots, site.roots)
+        await self._vault.write(changed)
+        self.is_between = False
+        logger.info("roots changed", extra={"step": "finish", "used": changed.used})
+        return after
+
     async def _do(
         self,
         step: rotation.Make | rotation.Use | rotation.Close | None,
@@ -155,6 +177,15 @@ class RootKeys:
             ]
             return replace(secrets, roots=left) if left != secrets.roots else None
         return None
+
+
+def _opens(operator: str) -> bool:
+    """Whether a login gets in."""
+    try:
+        psycopg.connect(operator).close()
+    except psycopg.OperationalError:
+        return False
+    return True
 
 
 def _seen(secrets: RootSecrets) -> rotation.Roots:

@@ -30,7 +30,7 @@ from logweir_operator.making import Maker, Server, Wanted, rows_by_object
 from logweir_operator.measuring import Measures
 from logweir_operator.model import LogPipeline, LogTenant
 from logweir_operator.plan import SeenPipeline, SeenTenant, Verdict
-from logweir_operator.resources import Key, Live, key_of, read
+from logweir_operator.resources import Key, Live, Reader, key_of
 from logweir_operator.roots import RootKeys, Vault
 from logweir_operator.rotating import Rotator, rotates
 
@@ -87,6 +87,7 @@ class Tenancy:
         self._conninfo = conninfo
         self._control = control
         self._journal = journal
+        self._reader = Reader()
         self._maker = Maker(cluster, control, journal, site, conninfo)
         self._leaver = Leaver(control, journal, conninfo)
         self._measures = Measures(control, journal)
@@ -144,7 +145,7 @@ class Tenancy:
             await gone(one)
             self._maker.forget(key_of(one))
         found = [one for one in found if one not in over]
-        live, wrong = read(one for one in found if one.deleted_at is None)
+        live, wrong = self._reader.read(one for one in found if one.deleted_at is None)
         await self._maker.make(_wanted(live, rows))
         await self._rotate(live)
         rows = await self._rows()
@@ -188,6 +189,16 @@ class Tenancy:
     def is_between_roots(self) -> bool:
         """Whether a change of the roots was cut off, and `bootstrap` must put it right."""
         return self._root_keys.is_between
+
+    async def finish_roots(self) -> None:
+        """Finish a change of the roots that was cut off where nobody else can.
+
+        Raises:
+            SetupError: the roots cannot be kept.
+        """
+        site = await self._root_keys.finish(self.site)
+        if site is not self.site:
+            self._use(site)
 
     async def _rotate(self, live: Sequence[Live]) -> None:
         """Take the next step of each rotation."""

@@ -34,6 +34,9 @@ IDLE_S: Final = 5.0
 BUSY_S: Final = 1.0
 """Between two passes while a tenant is made, rotates, or goes."""
 
+REST: Final = 50
+"""At rest a pass is followed by so many times its length, but for `IDLE_S` at least."""
+
 LONGEST_WAIT_S: Final = 30.0
 
 ROTATE_AT: Final = "logweir.dev/rotate-at"
@@ -146,12 +149,14 @@ class Turns:
             # No more than half of the time is for passes, however fast resources change.
             if await life.pause(max(0.2, took_s)):
                 return
-            if await life.pause_until(self._changed, BUSY_S if is_busy else IDLE_S):
+            wait_s = BUSY_S if is_busy else max(IDLE_S, REST * took_s)
+            if await life.pause_until(self._changed, wait_s):
                 return
 
     async def _turn(self) -> bool:
         """Make one pass; return whether the next one should come soon."""
         if not self._is_prepared:
+            await self._tenancy.finish_roots()
             await self._tenancy.prepare()
             self._is_prepared = True
         held = {one.key: one for one in self._cache.resources.values() if one.is_held}

@@ -31,6 +31,14 @@ SERVER_TIMEOUT_S: Final = 300
 LOGIN_PAUSE_S: Final = 5.0
 """kopf asks for a new login after each 401; a token that is no good stays so for a while."""
 
+CLOSE_S: Final = 0.25
+"""For so long the loop goes on after the last session was closed: aiohttp lets TLS connections end
+by themselves."""
+
+IDLE_S: Final = 0.5
+"""After which the task that kopf makes for each object ends: ten thousand of them are in no hurry
+otherwise."""
+
 Seen = Callable[[str, str | None, dict[str, Any]], None]
 """Called with a kind, the type of the event (None: it was listed) and the object."""
 
@@ -103,7 +111,7 @@ def _operator(
     logging.getLogger("kopf").setLevel(logging.WARNING)
     for noisy in ("kopf._cogs.clients", "kopf._core.reactor.running"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
-    return kopf.operator(
+    operator = kopf.operator(
         registry=registry,
         settings=_settings(kinds, is_everywhere=not namespaces),
         standalone=True,
@@ -111,6 +119,14 @@ def _operator(
         namespaces=tuple(namespaces),
         stop_flag=ended,
     )
+
+    async def run() -> None:
+        try:
+            await operator
+        finally:
+            await asyncio.sleep(CLOSE_S)
+
+    return run()
 
 
 def _hand_on(registry: kopf.OperatorRegistry, name: str, kind: Kind, seen: Seen) -> None:
@@ -166,5 +182,6 @@ def _settings(kinds: Iterable[str], *, is_everywhere: bool) -> kopf.OperatorSett
         kind = KINDS[name]
         settings.watching.label_selectors[kind.group, kind.version, kind.plural] = SELECTOR
     settings.process.ultimate_exiting_timeout = None
+    settings.queueing.idle_timeout = IDLE_S
     settings.scanning.disabled = not is_everywhere
     return settings

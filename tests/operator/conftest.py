@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def databases(roots: provision.Roots) -> Iterator[tuple[Postgres, Valkey]]:
     """Servers for operators alone: a pass looks at all tenants there are."""
+    with _databases(roots) as started:
+        yield started
+
+
+@contextlib.contextmanager
+def _databases(roots: provision.Roots) -> Iterator[tuple[Postgres, Valkey]]:
     folder = Path(tempfile.mkdtemp(prefix="logweir-operator-"))
     folder.chmod(0o755)
     postgres = Postgres(folder / "postgres", servers.free_port(), "super", accounts.choose())
@@ -49,3 +56,14 @@ async def operated(
     namespace = cluster.make_namespace()
     async with operating(tmp_path, cluster, namespace, *databases, roots) as place:
         yield place
+
+
+@pytest.fixture
+async def operated_alone(
+    tmp_path: Path, cluster: Plane, roots: provision.Roots
+) -> AsyncIterator[Place]:
+    """As `operated`, with servers of its own: for what changes them for everybody."""
+    namespace = cluster.make_namespace()
+    with _databases(roots) as started:
+        async with operating(tmp_path, cluster, namespace, *started, roots) as place:
+            yield place

@@ -57,7 +57,7 @@ def folder() -> Iterator[Path]:
         yield Path(made)
 
 
-@pytest.mark.scale
+@pytest.mark.endurance
 @pytest.mark.timeout(1500)
 async def test_a_thousand_pipelines_converge_soon_and_idle_for_nothing(
     start_plane, databases, roots, folder

@@ -21,6 +21,7 @@ CANCEL_AGAIN_S: Final = 0.5
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
+_M_ARENA_MAX: Final = -8
 """As in malloc.h of glibc."""
 
 
@@ -105,3 +106,10 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_THRESHOLD, 4 << 20)
         mallopt(_M_TRIM_THRESHOLD, 16 << 20)
+
+
+def share_one_heap() -> None:
+    """Tell glibc to take the memory of all threads from one heap: what a thread of a process that
+    computes in one thread at a time frees, the others use again."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)

@@ -17,7 +17,7 @@ from logweir.core import errors, states
 from logweir.core.names import TenantId
 from logweir_operator import manifest, model
 from logweir_operator.model import Resource
-from logweir_operator.resources import Key, key_of, read, tenant_name
+from logweir_operator.resources import Key, Reader, key_of, tenant_name
 
 KINDS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("logtenant", "logtenants", "lt", "ltenant"), "LogTenant"),
@@ -107,7 +107,7 @@ def _check(before: Mapping[Key, StoredObject], resources: Sequence[Resource]) ->
             leaving.append(f"{title} is being deleted; apply it again when it is gone")
             continue
         if key not in known and old is not None:
-            live, _ = read([old])  # one that cannot be read may be replaced by anything
+            live, _ = Reader().read([old])  # one that cannot be read may be replaced by anything
             known.update({of.key: of.resource for of in live})
         if key in known:
             changed = model.changed_for_good(known[key], one)
