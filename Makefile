@@ -75,11 +75,13 @@ lint: install ## format, rules, types, arrows between packages, the Dockerfile
 	$(BIN)/lint-imports
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/python charts/generate.py --check
+	$(BIN)/python docs/generate.py --check
 	$(BIN)/python -m logweir_operator.crdgen . --check
 
-gen: install ## what follows from something else: CRDs, the chart's table and schema of values
+gen: install ## what follows from something else: CRDs and their reference, the chart's table and schema of values
 	$(BIN)/python -m logweir_operator.crdgen .
 	$(BIN)/python charts/generate.py
+	$(BIN)/python docs/generate.py
 
 LOCK := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --universal --generate-hashes
 

@@ -51,10 +51,13 @@ class Place:
         postgres: Postgres,
         valkey: Valkey,
         roots: provision.Roots,
+        home: str = "",
         **config: Any,
     ) -> None:
+        """`home` is the namespace of the release; without one it is the watched one too."""
         self.plane = plane
         self.namespace = namespace
+        self._home = home or namespace
         self.release = f"lw{next(_numbers)}"
         self.control = Rotations(world.operator_conninfo(postgres, roots))
         self._folder = folder
@@ -68,7 +71,7 @@ class Place:
         )
         self.config = Config(
             **{
-                "namespace": namespace,
+                "namespace": self._home,
                 "release": self.release,
                 "cluster": f"{self.release}-{namespace}",
                 "image": Image(repository="logweir", tag="test"),
@@ -91,7 +94,7 @@ class Place:
             {
                 "apiVersion": "v1",
                 "kind": "Secret",
-                "metadata": {"name": roots_name(self.release), "namespace": self.namespace},
+                "metadata": {"name": roots_name(self.release), "namespace": self._home},
                 "data": {ROOTS_KEY: base64.b64encode(msgspec.json.encode(held)).decode()},
             }
         )

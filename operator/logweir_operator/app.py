@@ -27,6 +27,7 @@ from logweir_operator import kube, watching
 from logweir_operator.bindings import Site
 from logweir_operator.cache import Cache
 from logweir_operator.config import Config, Servers
+from logweir_operator.guarding import Guard
 from logweir_operator.knowing import Knowing
 from logweir_operator.kube import CORE_KINDS, KEDA_KINDS, MONITORING_KINDS, QUOTA_KINDS, ROUTE_KINDS
 from logweir_operator.lease import Lease, Terms
@@ -135,6 +136,9 @@ class Operator:
         knowing = Knowing(
             self._kube, known, config.scope.namespaces, self._kinds, queue.add, turns.changed
         )
+        guard = Guard(
+            self._kube, known, config.scope.namespaces, f"{config.release}-operator-resources"
+        )
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(
                 watching.watch(
@@ -154,6 +158,7 @@ class Operator:
             working = tasks.create_task(queue.run())
             tasks.create_task(turns.run(running))
             tasks.create_task(scaler.run(running))
+            tasks.create_task(guard.run(running))
             await running.stopping.wait()
             await life.end(working)
 

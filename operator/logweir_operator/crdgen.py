@@ -2,16 +2,20 @@
 
     model.py, model_status.py -> schema + rules as CEL -> crds/*.yaml, templates of the chart
 
-What a Python type bounds, the schema bounds; a rule over several fields stands at the object that
-it names. The default of an object has those of all that is in it: the API server judges a default
-before it looks into it.
+What a Python type bounds, the schema bounds; a field is described by the text below it, else by
+its type's docstring; a rule over several fields stands at the object that it names. The default of
+an object has those of all that is in it: the API server judges a default before it looks into it.
 """
 
 from __future__ import annotations
 
+import ast
+import itertools
 import sys
 from collections.abc import Mapping
+from inspect import getsource
 from pathlib import Path
+from textwrap import dedent
 from typing import Any, Final
 
 import msgspec
@@ -29,14 +33,15 @@ INT_OR_STRING: Final[Schema] = {
     "x-kubernetes-int-or-string": True,
     "anyOf": [{"type": "integer"}, {"type": "string"}],
 }
-MAP_LISTS: Final[Mapping[str, str]] = {
-    "apiKeys": "name",
-    "imagePullSecrets": "name",
-    "conditions": "type",
+NAME_RULE: Final = {
+    "rule": "self.metadata.name.size() <= 40 && !self.metadata.name.contains('.')",
+    "message": "metadata.name: at most 40 characters of a-z, 0-9 and '-', as names of children"
+    " begin with it",
 }
-"""Lists whose elements are told apart by a field, and that field."""
+NOT_SEEN: Final = {"observedGeneration": -1}
+"""Status of what the operator has not looked at: with none at all, kstatus (Flux, Helm) would take
+it for ready."""
 
-SETS: Final = ("ingressNamespaces", "scopes", "labels")
 STRING_BYTES: Final = 1024
 """Most bytes of a text that the model does not bound: rules must have a cost."""
 
@@ -119,21 +124,17 @@ def definition(resource: Resource) -> dict[str, Any]:
     for rule in RULES[resource.kind]:
         _at(spec, rule.at).setdefault("x-kubernetes-validations", []).append(_cel(rule))
     spec.setdefault("x-kubernetes-validations", []).extend(_immutable(resource.kind))
-    name_rule = {
-        "rule": "self.metadata.name.size() <= 40",
-        "message": "metadata.name may have at most 40 characters: names of children begin with it",
-    }
     required = ["spec"] if spec.get("required") else []
     schema: Schema = {
         "type": "object",
         "description": _text(getattr(model, resource.kind).__doc__),
-        "x-kubernetes-validations": [name_rule],
+        "x-kubernetes-validations": [dict(NAME_RULE)],
         "properties": {
-            "apiVersion": {"type": "string"},
-            "kind": {"type": "string"},
-            "metadata": {"type": "object"},
+            "apiVersion": {"type": "string", "description": f"{GROUP}/{VERSION}."},
+            "kind": {"type": "string", "description": f"{resource.kind}."},
+            "metadata": {"type": "object"},  # the API server describes it
             "spec": spec | ({} if required else {"default": default_of(spec)}),
-            "status": _struct(resource.status, has_defaults=False),
+            "status": _struct(resource.status, has_defaults=False) | {"default": dict(NOT_SEEN)},
         },
     }
     version: dict[str, Any] = {
@@ -171,20 +172,18 @@ def definition(resource: Resource) -> dict[str, Any]:
 
 def _cel(rule: Rule) -> dict[str, str]:
     inside = rule.field.removeprefix(rule.at)
-    return {"rule": rule.cel, "message": f"{rule.field}: {rule.message}"} | (
-        {"fieldPath": inside} if inside.count(".") == 1 else {}
-    )
+    return {"rule": rule.cel, "message": rule.message, "fieldPath": inside}
 
 
 def _immutable(kind: str) -> list[dict[str, str]]:
     found = []
     for field in model.immutable_fields(kind):
-        path = field.removeprefix("spec.")
-        same = f"self.{path} == oldSelf.{path}"
+        path = field.removeprefix("spec")
+        same = f"self{path} == oldSelf{path}"
         if field == "spec.tenantId":
-            same = f"has(self.{path}) == has(oldSelf.{path}) && (!has(self.{path}) || {same})"
-        message = f"{field}: {model.IMMUTABLE}"
-        found.append({"rule": same, "message": message, "reason": "FieldValueForbidden"})
+            same = f"has(self{path}) == has(oldSelf{path}) && (!has(self{path}) || {same})"
+        words = {"message": model.IMMUTABLE, "reason": "FieldValueForbidden", "fieldPath": path}
+        found.append({"rule": same, **words})
     return found
 
 
@@ -211,11 +210,14 @@ def _struct(kind: type[Any], *, has_defaults: bool = True) -> Schema:
     assert isinstance(found, inspect.StructType)  # noqa: S101 - the model has nothing else
     properties: dict[str, Schema] = {}
     required: list[str] = []
+    texts = _texts(kind)
     for field in found.fields:
         schema = _type(field.type, has_defaults=has_defaults)
         name = field.encode_name
+        if field.name in texts:
+            schema["description"] = texts[field.name]
         if schema.get("type") == "array":
-            schema |= _list_kind(name, schema)
+            schema |= _list_kind(name)
         if field.required:
             required.append(name)
         elif has_defaults:
@@ -236,21 +238,17 @@ def _default(field: inspect.Field, schema: Schema) -> Schema:
     return {"default": msgspec.to_builtins(value)}
 
 
-def _list_kind(name: str, schema: Schema) -> Schema:
-    if name in MAP_LISTS:
-        key = MAP_LISTS[name]
-        return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
-    if name in SETS:
+def _list_kind(name: str) -> Schema:
+    if name not in model.UNIQUE:
+        return {"x-kubernetes-list-type": "atomic"}
+    key = model.UNIQUE[name]
+    if not key:
         return {"x-kubernetes-list-type": "set"}
-    return {"x-kubernetes-list-type": "atomic"}
+    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
 
 
 def _type(found: inspect.Type, *, has_defaults: bool) -> Schema:  # noqa: C901 - one case a type
     match found:
-        case inspect.Metadata(type=inner, extra_json_schema=extra):
-            found_type = _type(inner, has_defaults=has_defaults)
-            described = (extra or {}).get("description")
-            return found_type | ({"description": described} if described else {})
         case inspect.UnionType(types=types):
             return _union(types, has_defaults=has_defaults)
         case inspect.StructType(cls=kind):
@@ -290,9 +288,11 @@ def _union(types: tuple[inspect.Type, ...], *, has_defaults: bool) -> Schema:
     found = [one for one in types if not isinstance(one, inspect.NoneType)]
     if len(found) == 1:
         return _type(found[0], has_defaults=has_defaults)
-    texts = [_type(one, has_defaults=has_defaults) for one in found]
-    pattern = next((one["pattern"] for one in texts if "pattern" in one), None)
-    return INT_OR_STRING | _given(pattern=pattern)
+    made: Schema = {}
+    for one in found:
+        made |= _type(one, has_defaults=has_defaults)
+    del made["type"], made["format"]
+    return made | INT_OR_STRING
 
 
 def _given(**values: object) -> Schema:
@@ -301,6 +301,18 @@ def _given(**values: object) -> Schema:
 
 def _text(doc: str | None) -> str:
     return " ".join((doc or "").split("\n\n", maxsplit=1)[0].split())
+
+
+def _texts(kind: type[Any]) -> Mapping[str, str]:
+    """Return the texts that stand below the fields of a class."""
+    body = ast.parse(dedent(getsource(kind))).body[0]
+    assert isinstance(body, ast.ClassDef)  # noqa: S101 - it is the source of a class
+    found = {}
+    for field, below in itertools.pairwise(body.body):
+        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr):
+            text = ast.literal_eval(below.value)
+            found[ast.unparse(field.target)] = " ".join(text.split())
+    return found
 
 
 # ---- files -----------------------------------------------------------------------------------

@@ -24,6 +24,16 @@ Reason = Literal[
     "Stalled",
     "CleanupBlocked",
 ]
+REASONS: Final[Mapping[Reason, str]] = {
+    "Provisioned": "It is ready, for the first time since its spec has changed.",
+    "CredentialsRotated": "The tenant's passwords have changed.",
+    "ScaledUp": "More collectors are wanted; the message says why.",
+    "ScaledDown": "Fewer collectors are wanted; the message says why.",
+    "DriftCorrected": "Somebody else had changed objects of the resource; they are right again.",
+    "Stalled": "Nothing goes on until a person acts; the message says why.",
+    "CleanupBlocked": "What it has in PostgreSQL and Redis cannot be put away, or is left there.",
+}
+"""What each of them means."""
 
 
 class Event(msgspec.Struct, frozen=True):

@@ -1,10 +1,13 @@
-"""Reads manifests: YAML in, resources out, or what is wrong in the words of kubectl."""
+"""Reads manifests: YAML in, resources out, or what is wrong in the words of an API server.
+
+YAML -> documents -> msgspec: types and bounds -> repeats -> rules over several fields
+"""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -27,8 +30,20 @@ _UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>[^`]+)`")
 _MISSING = re.compile(r"Object missing required field `(?P<name>[^`]+)`")
 _ENUM = re.compile(r"Invalid enum value '(?P<value>.*)'")
 _PATTERN = re.compile(r"Expected `str` matching regex '(?P<pattern>.*)'")
-
+_LENGTH = re.compile(r"Expected `(?P<type>\w+)` of length (?P<how>[<>])= (?P<bound>\d+)")
+_BOUND = re.compile(r"Expected `\w+` (?P<how>[<>]=?) (?P<bound>\S+)")
+_TYPE = re.compile(r"Expected `(?P<wanted>[^`]+)`, got `(?P<got>\w+)`")
+_MOMENT = re.compile("RFC3339|timezone")
 _END = re.compile(r"\\+Z$")
+
+_HOW: Final = {
+    ">=": "greater than or equal to",
+    ">": "greater than",
+    "<=": "less than or equal to",
+    "<": "less than",
+}
+_JSON_TYPES: Final = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}
+_PARTS: Final = {"array": "items", "object": "properties"}
 
 
 class ManifestError(errors.BadRequestError):
@@ -135,36 +150,140 @@ def resource(document: object) -> Resource:
         made = msgspec.convert(plain, kind)
     except msgspec.ValidationError as cause:
         raise ManifestError(str(_field_error(str(cause), document, kind))) from cause
-    broken = model.broken_rules(made)
+    broken = [
+        *_repeats(plain, ""),
+        *(FieldError(one.field, _invalid(one.reason)) for one in model.broken_rules(made)),
+    ]
     if broken:
         raise ManifestError("; ".join(map(str, broken)))
     return made
 
 
+def _repeats(part: object, path: str) -> Iterator[FieldError]:
+    """Yield what stands twice in a list without repeats; all types are as they should be."""
+    if isinstance(part, list):
+        for number, one in enumerate(part):
+            yield from _repeats(one, f"{path}[{number}]")
+    if not isinstance(part, dict):
+        return
+    for name, value in part.items():
+        at = _join(path, name)
+        if isinstance(value, list) and name in model.UNIQUE:
+            key = model.UNIQUE[name]
+            told = [{key: one[key]} if key else one for one in value]
+            for number, one in enumerate(told):
+                if one in told[:number]:
+                    yield FieldError(f"{at}[{number}]", f"Duplicate value: {_json(one)}")
+        yield from _repeats(value, at)
+
+
+# ---- words -------------------------------------------------------------------------------------
+
+
 def _field_error(text: str, document: dict[str, Any], kind: type[msgspec.Struct]) -> FieldError:
-    """Turn msgspec's message into the field's path and a reason."""
+    """Turn msgspec's message into the field's path and the API server's words."""
     found = _AT.match(text)
-    path = (found["path"] or "") if found else ""
     reason = found["reason"] if found else text
+    steps = _steps(found["path"] or "") if found else []
+    steps = _with_keys(steps, text, document, kind)
+    path = _path(steps)
     unknown = _UNKNOWN.search(text)
     if unknown:
         return FieldError(_join(path, unknown["name"]), _unknown(kind, path, unknown["name"]))
     missing = _MISSING.search(text)
     if missing:
-        return FieldError(_join(path, missing["name"]), "is required")
-    value = _value_at(document, path)
-    shown = "" if value is None else f" (found {value!r})"
-    return FieldError(path or "document", _reason(reason, kind, path) + shown)
+        return FieldError(_join(path, missing["name"]), "Required value")
+    value = _value_at(document, steps)
+    return FieldError(path or "document", _words(reason, path, value, _fields(kind)))
 
 
-def _reason(reason: str, kind: type[msgspec.Struct], path: str) -> str:
+def _words(reason: str, path: str, value: object, fields: Mapping[str, tuple[str, ...]]) -> str:
+    """Say what an API server says of a value that is out of bounds, or of another type."""
+    shown, body = _json(value), f"{path} in body"
     if _ENUM.search(reason):
-        known = _fields(kind).get(_plain(path), ())
-        return f"must be one of {', '.join(known)}" if known else "is not one of the known values"
-    pattern = _PATTERN.search(reason)
-    if pattern:
-        return f"must match {_END.sub('$', pattern['pattern'])}"
+        known = ", ".join(map(_json, sorted(fields.get(_plain(path), ()))))
+        return f"Unsupported value: {shown}: supported values: {known}"
+    if found := _PATTERN.search(reason):
+        pattern = _END.sub("$", found["pattern"]).replace("\\\\", "\\")
+        return _invalid(f"{shown}: {body} should match '{pattern}'")
+    if found := _LENGTH.search(reason):
+        return _of_length(found["type"], found["how"], found["bound"], value, body)
+    if found := _BOUND.search(reason):
+        bound = found["bound"].removesuffix(".0")
+        return _invalid(f"{shown}: {body} should be {_HOW[found['how']]} {bound}")
+    if _MOMENT.search(reason):
+        return _invalid(f"{shown}: {body} must be of type date-time: {shown}")
+    if found := _TYPE.search(reason):
+        names = [one for one in found["wanted"].split(" | ") if one != "null"]
+        wanted = ",".join(_JSON_TYPES.get(one, one) for one in names)
+        got = _json(_JSON_TYPES.get(found["got"], found["got"]))
+        return _invalid(f"{got}: {body} must be of type {wanted}: {got}")
     return reason[:1].lower() + reason[1:]
+
+
+def _of_length(kind: str, how: str, bound: str, value: object, body: str) -> str:
+    if kind == "str":
+        if how == "<":
+            return f"Too long: may not be more than {bound} bytes"
+        return _invalid(f"{_json(value)}: {body} should be at least {bound} chars long")
+    length = len(value) if isinstance(value, list | dict) else 0
+    if how == "<":
+        return f"Too many: {length}: must have at most {bound} items"
+    return _invalid(f"{length}: {body} should have at least {bound} {_PARTS[kind]}")
+
+
+def _invalid(what: str) -> str:
+    return f"Invalid value: {what}"
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode(errors="replace")
+
+
+# ---- paths -------------------------------------------------------------------------------------
+
+
+def _steps(path: str) -> list[str | int]:
+    """The steps of msgspec's path: fields, places in lists, and `...` for any key of a map."""
+    found = re.findall(r"\[(\d+)\]|\[(\.\.\.)\]|([^.\[\]]+)", path)
+    return [int(place) if place else key or field for place, key, field in found]
+
+
+def _path(steps: Iterable[str | int]) -> str:
+    text = "".join(f"[{one}]" if isinstance(one, int) else f".{one}" for one in steps)
+    return text.removeprefix(".")
+
+
+def _with_keys(
+    steps: list[str | int], text: str, document: dict[str, Any], kind: type[msgspec.Struct]
+) -> list[str | int]:
+    """Name the key of a map that msgspec does not name: with it alone, the error is the same."""
+    if "..." not in steps:
+        return steps
+    place = steps.index("...")
+    inside = _value_at(document, steps[:place])
+    keys = inside if isinstance(inside, dict) else {}
+    key = next(
+        (one for one in keys if _error(_with_one(document, steps[:place], one), kind) == text), "*"
+    )
+    return [*steps[:place], key, *steps[place + 1 :]]
+
+
+def _error(document: object, kind: type[msgspec.Struct]) -> str:
+    try:
+        msgspec.convert(document, kind)
+    except msgspec.ValidationError as cause:
+        return str(cause)
+    return ""
+
+
+def _with_one(part: Any, steps: Sequence[str | int], key: str) -> Any:  # noqa: ANN401 - JSON
+    """Return a document whose map at some place has one key alone."""
+    if not steps:
+        return {key: part[key]}
+    changed = part.copy()
+    changed[steps[0]] = _with_one(part[steps[0]], steps[1:], key)
+    return changed
 
 
 def _join(path: str, name: str) -> str:
@@ -213,12 +332,11 @@ def _walk(kind: inspect.Type, path: str, found: dict[str, tuple[str, ...]]) -> N
             _walk(field.type, at, found)
 
 
-def _value_at(document: object, path: str) -> object:
-    for step in re.findall(r"[^.\[\]]+", path):
-        if isinstance(document, dict):
-            document = document.get(step)
-        elif isinstance(document, list) and step.isdigit():
-            document = document[int(step)]
-        else:
-            return None
-    return document if isinstance(document, str | int | float | bool) else None
+def _value_at(document: Any, steps: Iterable[str | int]) -> object:  # noqa: ANN401 - a JSON value
+    try:
+        for step in steps:
+            document = document[step]
+    except (KeyError, IndexError, TypeError):
+        return None
+    found: object = document
+    return found

@@ -48,6 +48,12 @@ async def change(operated: Place, turn: int) -> None:
 
 async def settle(operated: Place) -> dict[str, Object]:
     """Ask for the same end each time; return the children once all is ready."""
+
+    async def none_goes() -> bool:
+        found = await operated.list("LogPipeline")
+        return not any("deletionTimestamp" in one["metadata"] for one in found)
+
+    await until(none_goes, 60)
     for number in range(5):
         await insist(
             lambda number=number: operated.apply_pipeline(

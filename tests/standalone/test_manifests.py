@@ -97,7 +97,8 @@ async def test_a_wrong_file_is_named_and_changes_nothing(up_place, manifests):
 
     assert await names(up_place) == []
     assert manifests.problems == [
-        'a.yaml: LogTenant "bad": spec.retention.days: expected `int` >= 1 (found 0)'
+        'a.yaml: LogTenant "bad": spec.retention.days: Invalid value: 0:'
+        " spec.retention.days in body should be greater than or equal to 1"
     ]
 
 
