@@ -104,10 +104,12 @@ def runs_a_pod():
 
 
 def node_is_ready(started):
-    def is_ready():
-        (found,) = started.api.list("Node")
-        return {"Ready": "True"}.items() <= {
-            one["type"]: one["status"] for one in found["status"]["conditions"]
-        }.items()
-
-    until("the node is ready", is_ready)
+    ready = {("Ready", "True")}
+    until(
+        "the node is ready",
+        lambda: [
+            node
+            for node in started.api.list("Node")
+            if ready & {(one["type"], one["status"]) for one in node["status"]["conditions"]}
+        ],
+    )
