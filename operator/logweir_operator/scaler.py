@@ -162,7 +162,6 @@ class Scaler:
         metrics.scaled(
             *key[1:],
             backlog_bytes=sample.backlog_bytes if sample else None,
-            oldest_s=sample.oldest_age_s if sample else None,
             arrival=decision.memory.arrival,
             drain=decision.memory.drain,
             desired=decision.replicas,

@@ -230,12 +230,6 @@ SCALING_BACKLOG_BYTES = Gauge(
     " replicas, then at the store.",
     _PIPELINE,
 )
-SCALING_OLDEST_SECONDS = Gauge(
-    "logweir_operator_oldest_entry_seconds",
-    "How long the oldest entry of a pipeline's journal waits. Over the pipeline's goal: the"
-    " condition Fresh says Behind.",
-    _PIPELINE,
-)
 SCALING_ARRIVAL = Gauge(
     "logweir_operator_arrival_bytes_per_second",
     "Bytes that come into a pipeline's journal, smoothed over a minute.",
@@ -275,7 +269,6 @@ def scaled(
     pipeline: str,
     *,
     backlog_bytes: int | None,
-    oldest_s: float | None,
     arrival: float | None,
     drain: float | None,
     desired: int,
@@ -287,7 +280,6 @@ def scaled(
         namespace: of the LogPipeline.
         pipeline: its name.
         backlog_bytes: of its journal; None: there was no sample.
-        oldest_s: how long the oldest entry waits; None: there is none.
         arrival: bytes a second that come in.
         drain: bytes a second that are stored.
         desired: how many collectors it should have.
@@ -295,7 +287,6 @@ def scaled(
     """
     if backlog_bytes is not None:
         SCALING_BACKLOG_BYTES.labels(namespace, pipeline).set(backlog_bytes)
-        SCALING_OLDEST_SECONDS.labels(namespace, pipeline).set(oldest_s or 0.0)
     if arrival is not None:
         SCALING_ARRIVAL.labels(namespace, pipeline).set(arrival)
     if drain is not None:
@@ -308,7 +299,6 @@ def forget_scaled(namespace: str, pipeline: str) -> None:
     """Show nothing more of a pipeline."""
     for gauge in (
         SCALING_BACKLOG_BYTES,
-        SCALING_OLDEST_SECONDS,
         SCALING_ARRIVAL,
         SCALING_DRAIN,
         SCALING_DESIRED,
