@@ -110,8 +110,10 @@ class Box:
         host, port = self.forward(node.ADDRESS, node.API_PORT)
         admin = identities.folder / "admin.kubeconfig"
         self.kubeconfig = folder / "kubeconfig"
-        self.kubeconfig.touch(0o600)
-        self.kubeconfig.write_text(admin.read_text().replace(url, f"https://{host}:{port}"))
+        fresh = folder / "kubeconfig.new"
+        fresh.touch(0o600)
+        fresh.write_text(admin.read_text().replace(url, f"https://{host}:{port}"))
+        fresh.rename(self.kubeconfig)
         self.api = Api.of_kubeconfig(self.kubeconfig)
 
     @classmethod
