@@ -143,7 +143,11 @@ class Box:
             self.api.close()
         for listening in self._forwards.values():
             listening.close()
-        os.kill(self._init, signal.SIGKILL)  # and the kernel kills all others of its namespace
+        try:
+            os.kill(self._init, signal.SIGKILL)  # and the kernel kills all others of its namespace
+        except ProcessLookupError:
+            text = (self.folder / "node.log").read_text().strip()
+            print(f"the box had ended before: {text}", file=sys.stderr)
         self._process.wait()  # until they are gone
 
     def run(self, *argv: object, stdin: bytes = b"") -> str:

@@ -118,6 +118,10 @@ class Load:
     def start(self) -> None:
         self._thread.start()
 
+    def give_up(self) -> None:
+        """Send nothing new, and wait for nothing."""
+        self._enough.set()
+
     def stop(self) -> None:
         """Let what is begun come to its end."""
         self._enough.set()

@@ -54,13 +54,14 @@ def kill(scene: Scene) -> str:
     running = _counted(scene)
     killed = []
     for namespace in (HOME, TENANT):
-        for name in sorted(scene.pod_names(namespace)):
+        names = scene.pod_names(namespace)
+        for name in sorted(names):
             running.fault(f"kill {name}")
             scene.cluster.kill(namespace, name)
             killed.append(name)
             until(
                 f"{namespace} is whole again after {name} was killed",
-                lambda namespace=namespace: scene.is_whole(namespace),
+                lambda namespace=namespace, names=names: scene.is_whole(namespace, len(names)),
                 wait_s=90,
             )
             ends = running.acked + 300

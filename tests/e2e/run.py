@@ -37,7 +37,8 @@ def main(words: Sequence[str]) -> None:
         with _started(asked.on, keep=asked.keep) as cluster:
             _say("cluster", f"{asked.on} is ready", time.monotonic() - begin_s)
             scene = Scene(cluster)
-            failed = _play(scene, steps, go_on=asked.go_on)
+            with contextlib.closing(scene):
+                failed = _play(scene, steps, go_on=asked.go_on)
     except (Unfit, build.Unavailable) as error:
         print(f"e2e: {error}", file=sys.stderr)
         sys.exit(2)

@@ -54,6 +54,11 @@ class Scene:
         self.tally: dict[str, int] = {}
         self._keys: dict[tuple[str, str], str] = {}
 
+    def close(self) -> None:
+        """End a load that a step left running."""
+        if self.counted is not None:
+            self.counted.give_up()
+
     # ---- objects ------------------------------------------------------------------------------
 
     def make_namespace(self, name: str) -> None:
@@ -106,10 +111,10 @@ class Scene:
         """Return the names of those pods."""
         return {pod["metadata"]["name"] for one in namespaces for pod in self.pods(one)}
 
-    def is_whole(self, namespace: str) -> bool:
-        """Say whether there are such pods, and all of them are ready."""
+    def is_whole(self, namespace: str, number: int = 1) -> bool:
+        """Say whether there are so many of such pods, or more, and all of them are ready."""
         pods = self.pods(namespace)
-        return bool(pods) and all(
+        return len(pods) >= number and all(
             any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
             for conditions in (pod["status"].get("conditions", []) for pod in pods)
         )

@@ -15,7 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+import httpx2
 from controlplane import build
+from controlplane.api import ApiError
 from e2e.box import Box
 
 Found = TypeVar("Found")
@@ -196,7 +198,7 @@ def until(what: str, look: Callable[[], Found], wait_s: float = 60, every_s: flo
     while True:
         try:
             seen, why = look(), ""
-        except (Failed, OSError) as error:
+        except (Failed, ApiError, OSError, httpx2.TransportError) as error:
             seen, why = None, f": {error}"  # type: ignore[assignment]
         if seen:
             return seen

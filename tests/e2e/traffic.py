@@ -46,8 +46,7 @@ def load(scene: Scene) -> str:
     site = Site(scene, "acme", "web")
     flood = Flood(scene, "web")
     flood.start()
-    until("the status tells of the lag", lambda: _lag(scene)["entries"] > 0, wait_s=60)
-    lag, most = site.entries(), 0
+    lag, most = 0, 0
 
     def is_grown() -> bool:
         nonlocal lag, most
@@ -55,8 +54,11 @@ def load(scene: Scene) -> str:
         most = max(most, scene.collectors("web")[1])
         return most >= 2
 
-    until("two collectors are ready", is_grown, wait_s=90)
-    lines = flood.stop()
+    try:
+        until("the status tells of the lag", lambda: _lag(scene)["entries"] > 0, wait_s=60)
+        until("two collectors are ready", is_grown, wait_s=90)
+    finally:
+        lines = flood.stop()
     grown_s = time.monotonic() - begin_s
     until("the lag is drained", lambda: site.entries() == 0, wait_s=120)
     until("all is found", lambda: scene.count('{service="flood"}') == lines, wait_s=30)
