@@ -42,7 +42,7 @@ def started() -> Iterator[Cluster]:
             _run("kind", "load", "docker-image", image, "--name", NAME)
             repository, tag = IMAGE
             values = {"image": {"repository": repository, "tag": tag, "pullPolicy": "Never"}}
-            cluster = Cluster(kubeconfig, values)
+            cluster = Cluster(kubeconfig, values, Path(folder))
             for crd in sorted(boxed.gateway_api().glob("gateway*.yaml")):
                 cluster.apply(crd.read_text())
             text = (boxed.CLUSTER / "traefik.yaml").read_text()
