@@ -66,18 +66,20 @@ def test(scene: Scene) -> str:
 
 def uninstall(scene: Scene) -> str:
     """What is removed is the platform; resources, keys and data stay, and it says where."""
+    notes = scene.cluster.helm("get", "notes", RELEASE, "-n", HOME)
     words = ("-n", HOME, "--wait", "--cascade", "foreground", "--timeout", "2m")
-    said = scene.cluster.helm("uninstall", RELEASE, *words)
+    scene.cluster.helm("uninstall", RELEASE, *words)
     until("pods of the release are gone", lambda: not scene.pod_names(HOME), wait_s=60)
-    left = {
-        "resources": len(scene.cluster.list("logpipelines", "acme")),
-        "keys": len([1 for name in _secrets(scene, "acme") if name.startswith("acme-key-")]),
-        "roots": len([1 for name in _secrets(scene, HOME) if name == f"{RELEASE}-roots"]),
-        "volumes": len(scene.cluster.list("pvc", HOME)),
-    }
-    if left != {"resources": 2, "keys": 2, "roots": 1, "volumes": 2}:
-        raise Failed(f"left behind: {left}; helm said: {said}")
-    return f"left are {left}; helm said: {' '.join(said.split())}"
+    keys = [name for name in _names(scene, "secrets", "acme") if name.startswith("acme-key-")]
+    pipelines, volumes = _names(scene, "logpipelines", "acme"), _names(scene, "pvc", HOME)
+    own = [f"{RELEASE}-{name}" for name in ("postgres", "redis", "roots")]
+    secrets = [name for name in _names(scene, "secrets", HOME) if name in own]
+    if [len(keys), len(pipelines), len(volumes), len(secrets)] != [2, 2, 2, 3]:
+        raise Failed(f"left behind: {keys}, {pipelines}, {volumes}, {secrets}")
+    untold = [name for name in (*volumes, *secrets) if name not in notes]
+    if untold:
+        raise Failed(f"the notes say nothing of {untold}: {notes}")
+    return f"left are {', '.join([*pipelines, *keys, *secrets, *volumes])}, as the notes say"
 
 
 def reinstall(scene: Scene) -> str:
@@ -105,5 +107,5 @@ def _options(scene: Scene) -> list[object]:
     return ["-n", HOME, "-f", HERE / "values.yaml", "-f", values]
 
 
-def _secrets(scene: Scene, namespace: str) -> list[str]:
-    return [one["metadata"]["name"] for one in scene.cluster.list("secrets", namespace)]
+def _names(scene: Scene, kind: str, namespace: str) -> list[str]:
+    return [one["metadata"]["name"] for one in scene.cluster.list(kind, namespace)]
