@@ -155,12 +155,14 @@ class Operator:
             if await running.pause_until(knowing.is_synced, float("inf")):
                 return
             running.report("resources")
-            working = tasks.create_task(queue.run())
-            tasks.create_task(turns.run(running))
-            tasks.create_task(scaler.run(running))
+            working = [
+                tasks.create_task(part)
+                for part in (queue.run(), turns.run(running), scaler.run(running))
+            ]
             tasks.create_task(guard.run(running))
             await running.stopping.wait()
-            await life.end(working)
+            # All of it may be cut off anywhere, and a pass over slow servers takes minutes.
+            await life.end(*working)
 
     async def _look_at_served(self, running: Life, known: Cache, queue: WorkQueue[Key]) -> None:
         """Know which optional kinds there are; when that changes, all resources may differ."""
@@ -182,7 +184,8 @@ async def _show(running: Life, queue: WorkQueue[Key], turns: Turns) -> None:
     while not running.stopping.is_set():
         metrics.OPERATOR_QUEUE_DEPTH.set(len(queue))
         metrics.OPERATOR_QUEUE_OLDEST_SECONDS.set(queue.oldest_s())
-        running.report("databases", turns.problem)
+        if turns.is_begun:
+            running.report("databases", turns.problem)
         await running.pause(GAUGES_S)
 
 

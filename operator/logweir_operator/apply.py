@@ -11,8 +11,6 @@ import logging
 from collections.abc import Collection, Sequence
 from typing import Final
 
-import msgspec
-
 from logweir.runtime import metrics
 from logweir_operator import cache, drift
 from logweir_operator.cache import Cache, Child, Watched
@@ -23,18 +21,6 @@ logger = logging.getLogger(__name__)
 
 ADOPT: Final = "logweir.dev/adopt"
 """Annotation by which a person lets us take over an object of the same name."""
-
-
-class Applied(msgspec.Struct, frozen=True):
-    """What was done.
-
-    Attributes:
-        changed: children that were made or changed.
-        corrected: fields that somebody else had changed, as `Deployment/web-ingest.spec.replicas`.
-    """
-
-    changed: tuple[str, ...] = ()
-    corrected: tuple[str, ...] = ()
 
 
 class ForeignObjectError(Exception):
@@ -54,8 +40,9 @@ class Children:
 
     async def make(
         self, owner: Watched, intents: Sequence[Object], *, is_forced: bool = False
-    ) -> Applied:
-        """Apply in their order what is not as it is wanted.
+    ) -> list[str]:
+        """Apply in their order what is not as it is wanted; return the fields that somebody else
+        had changed, as `Deployment/web-ingest.spec.replicas`.
 
         Args:
             owner: whose children they are.
@@ -67,7 +54,7 @@ class Children:
             PredecessorError: one is of an earlier resource, and goes soon.
             KubeError: the API server refused one, or did not answer.
         """
-        changed, corrected = [], []
+        corrected = []
         for intent in intents:
             wanted = drift.signed(intent)
             key: Key = (intent["kind"], intent["metadata"]["namespace"], intent["metadata"]["name"])
@@ -82,10 +69,11 @@ class Children:
                 if different and is_old_intent:
                     corrected.append(f"{key[0]}/{key[2]}{different}")
                     metrics.OPERATOR_DRIFT.labels(key[0]).inc()
-            answer = await self._apply(wanted)
+            # With the uid of what was looked at: somebody else's of this name is not meant.
+            known = {"uid": live.uid} if live is not None else {}
+            answer = await self._apply({**wanted, "metadata": {**wanted["metadata"], **known}})
             self._cache.put_child(key[0], answer)
-            changed.append(f"{key[0]}/{key[2]}")
-        return Applied(tuple(changed), tuple(corrected))
+        return corrected
 
     async def _apply(self, wanted: Object) -> Object:
         kind = wanted["kind"]
@@ -123,21 +111,18 @@ class Children:
         """Whether a child whose owner's reference was taken away was made by us."""
         return drift.INTENT in (meta.get("annotations") or {})
 
-    async def prune(self, owner: Watched, kept: Collection[Key]) -> tuple[str, ...]:
-        """Delete the children that are not wanted any more; return which.
+    async def prune(self, owner: Watched, kept: Collection[Key]) -> None:
+        """Delete the children that are not wanted any more.
 
         Raises:
             KubeError: the API server refused, or did not answer.
         """
-        gone = []
         for one in self._cache.children_of(owner.key):
             if one.key in kept or one.owner_uid != owner.uid or one.is_leaving:
                 continue
             kind, namespace, name = one.key
             await self._kube.delete(kind_of(kind), namespace, name, one.uid)
             metrics.OPERATOR_APPLIES.labels(kind, "delete", "done").inc()
-            gone.append(f"{kind}/{name}")
-        return tuple(gone)
 
 
 def _intent_of(document: Object) -> str:

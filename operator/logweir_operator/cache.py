@@ -141,7 +141,7 @@ class Cache:
         """Learn of a resource; return what was known before, and what is known now."""
         new = watched(kind, body)
         old = self.resources.get(new.key)
-        if old is not None and old.uid == new.uid and old.version > new.version:
+        if old is not None and old.version > new.version:
             return old, old
         self.resources[new.key] = new
         return old, new
@@ -155,12 +155,18 @@ class Cache:
         del self.resources[gone.key]
         return gone.key
 
+    def forget_resource(self, key: Key, uid: str) -> None:
+        """A resource was found to be gone."""
+        old = self.resources.get(key)
+        if old is not None and old.uid == uid:
+            del self.resources[key]
+
     def put_child(self, kind: str, body: Mapping[str, Any]) -> Child:
         """Learn of a child; return what is known of it now."""
         new = child(kind, body)
         old = self._children.get(new.key)
         if old is not None:
-            if old.uid == new.uid and old.version >= new.version:
+            if old.version >= new.version:
                 return old
             self._unlink(old)
         self._children[new.key] = new

@@ -78,7 +78,12 @@ class Guard:
         meanwhile: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         meta = one["metadata"]
-        change = {"metadata": {"finalizers": _finalizers(one, is_needed=is_needed)}}
+        change = {
+            "metadata": {
+                "finalizers": _finalizers(one, is_needed=is_needed),
+                "resourceVersion": meta["resourceVersion"],
+            }
+        }
         await self._kube.patch(
             kind_of(one["kind"]), meta["namespace"], meta["name"], change, meanwhile=meanwhile
         )

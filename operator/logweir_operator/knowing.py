@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
@@ -150,9 +151,9 @@ class Knowing:
         try:
             listing = await self._kube.list(found, namespace, selector=selector)
         except KubeError as error:
-            if error.http_status != 404:  # else the server does not know the kind
+            if error.http_status != 404:
                 raise
-            listing = Listing([], 0)
+            listing = Listing([], sys.maxsize)  # the server does not know the kind: there are none
         return listing.items, listing.version
 
 

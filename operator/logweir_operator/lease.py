@@ -1,7 +1,8 @@
 """One operator at a time: a Lease of the API server, taken, renewed, and given back.
 
 A holder's clock is not asked: a Lease that did not change for its duration, by our own monotonic
-clock, is free. Who cannot renew in time ends its process before another one may begin.
+clock, is free. Who cannot renew in time ends its process before another one may begin; what such a
+process had begun in PostgreSQL ends by its time limits, and may be done twice.
 """
 
 from __future__ import annotations
@@ -91,16 +92,28 @@ class Lease:
             # Before anything else: after a long sleep of the machine the Lease is not ours.
             if loop.time() - renewed_s > self._terms.duration_s:
                 raise Lost("The Lease was not renewed in time.")
+            began_s = loop.time()
+            left_s = self._terms.renew_s - (began_s - renewed_s)
             try:
-                async with asyncio.timeout(self._terms.renew_s - self._terms.retry_s):
-                    self._held = await self._write(self._held)
-                renewed_s = loop.time()
+                async with asyncio.timeout(max(self._terms.retry_s, left_s)):
+                    self._held = await self._renew()
+                renewed_s = began_s
             except (KubeError, TimeoutError) as error:
-                if isinstance(error, KubeError) and error.is_conflict:
-                    raise Lost("Another operator has taken the Lease.") from error
                 if loop.time() - renewed_s > self._terms.renew_s:
                     raise Lost(f"The Lease could not be renewed: {error}.") from error
         await self.give_back()
+
+    async def _renew(self) -> Object:
+        try:
+            return await self._write(self._held)
+        except KubeError as error:
+            if not error.is_conflict:
+                raise
+            # A renewal that was carried out and not answered is ours all the same.
+            found = await self._kube.get(LEASE, self._terms.namespace, self._terms.name)
+            if found is None or found["spec"].get("holderIdentity") != self._holder:
+                raise Lost("Another operator has taken the Lease.") from error
+            return await self._write(found)
 
     async def give_back(self) -> None:
         """Let the next operator begin at once."""

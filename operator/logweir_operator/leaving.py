@@ -45,6 +45,10 @@ class Leaver:
         """Delete as another login from now on."""
         self._conninfo = conninfo
 
+    def note(self, key: Key, problem: str) -> None:
+        """Say why an object whose deletion is over is still there."""
+        self._waits_for[key] = problem
+
     def waits_for(self, key: Key) -> str:
         """Return what an object's deletion waits for."""
         return self._waits_for.get(key, "It is being deleted.")

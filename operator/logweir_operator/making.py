@@ -42,6 +42,9 @@ logger = logging.getLogger(__name__)
 
 RETRY_S: Final = (1.0, 30.0)
 AGAIN: Final = "again"
+AGAIN_S: Final = 600.0
+"""After which a tenant is made again although nothing of it has changed."""
+
 BUFFER_SHARE: Final = 2
 """One tenant may fill the journal's memory divided by this, whatever its quota says."""
 
@@ -70,22 +73,29 @@ class Work(msgspec.Struct, eq=False):
     failing: Server = ""
     failures: int = 0
     retry_at_s: float = 0.0
+    made_at_s: float = 0.0
     claimed_by_other: bool = False
     key_texts: dict[str, str] = {}
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """A LogTenant with the pipelines that refer to it; `is_made`: its row says so."""
+    """A LogTenant with the pipelines that refer to it; `is_made`: its row says so. `kept` are names
+    of pipelines that refer to it and are left as they are: suspended, or not understood."""
 
     live: Live
     resource: LogTenant
     is_made: bool
     pipelines: Sequence[tuple[str, LogPipeline]]
+    kept: Sequence[str] = ()
 
     @property
     def fingerprint(self) -> str:
         """What a tenant's place in the servers depends on."""
-        parts = [self.resource.spec, sorted((name, str(one.spec)) for name, one in self.pipelines)]
+        parts = [
+            self.resource.spec,
+            sorted((name, str(one.spec)) for name, one in self.pipelines),
+            sorted(self.kept),
+        ]
         return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()
 
 
@@ -128,6 +138,11 @@ class Maker:
         for one in all_wanted:
             if not one.resource.spec.suspend:
                 await self._make(one)
+        # One of them is made again now and then: somebody may have taken a right or a limit away.
+        made = (work for work in self._works.values() if work.done not in ("", AGAIN))
+        oldest = min(made, key=lambda work: work.made_at_s, default=None)
+        if oldest is not None and time.monotonic() - oldest.made_at_s > AGAIN_S:
+            oldest.done = AGAIN
 
     async def _make(self, wanted: Wanted) -> None:
         work = self._works.setdefault(wanted.live.key, Work())
@@ -150,7 +165,9 @@ class Maker:
             work.claimed_by_other, work.problem = False, problem
             work.failing = server_of(error)
         else:
-            self._works[wanted.live.key] = Work(now, now, key_texts=texts)
+            self._works[wanted.live.key] = Work(
+                now, now, key_texts=texts, made_at_s=time.monotonic()
+            )
             logger.info("tenant is as it should be", extra={"tenant": name})
             return
         low, high = RETRY_S
@@ -169,8 +186,14 @@ class Maker:
             )
             for name, one in wanted.pipelines
         ]
+        # A key of a pipeline that is left alone stays: made again it would be another one.
+        kept = [
+            one
+            for one in (await self._control.pipelines() if wanted.kept else ())
+            if one.tenant == row.id and one.name in wanted.kept
+        ]
         # First of all: a key that is to be revoked must not wait for what may fail.
-        texts = await self._make_keys(row, wanted.resource, pipelines)
+        texts = await self._make_keys(row, wanted.resource, [*pipelines, *kept])
         failpoint.reach("operator.before_schema")
         roots, limits = self._site.of(row.root_version), await self.limits(wanted.resource)
         old_roots = self._site.old(row)

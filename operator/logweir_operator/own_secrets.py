@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import logging
+import time
 from collections.abc import Mapping
 from typing import Final
 
@@ -22,6 +23,7 @@ from logweir_operator.watching import MANAGED
 logger = logging.getLogger(__name__)
 
 SECRET: Final = CORE_KINDS["Secret"]
+AGAIN_S: Final = 120.0
 ROOTS_KEY: Final = "secrets.json"
 BINDING_KEY: Final = "binding.json"
 
@@ -68,10 +70,15 @@ class SecretVault:
 
         Raises:
             KubeError: somebody has, or the API server did not answer.
+            SetupError: it is gone.
         """
         data = {ROOTS_KEY: base64.b64encode(msgspec.json.encode(changed)).decode()}
         change = {"metadata": {"resourceVersion": self._version}, "data": data}
-        await self._kube.patch(SECRET, self._namespace, self._name, change)
+        if await self._kube.patch(SECRET, self._namespace, self._name, change) is None:
+            raise errors.SetupError(
+                f"The Secret {self._name} with the root keys is gone.",
+                hint="Put it back from a copy: every password and key comes from it.",
+            )
 
 
 class RoleSecrets:
@@ -83,6 +90,7 @@ class RoleSecrets:
         self._release = release
         self._cas = cas
         self._written: dict[str, bytes] = {}
+        self._written_s = float("-inf")
 
     async def write(self, site: Site) -> None:
         """Bring all of them to what the roots and servers of now say.
@@ -95,6 +103,10 @@ class RoleSecrets:
             "keeper": msgspec.json.encode(bindings.keeper(site)),
             "auth": msgspec.json.encode(bindings.auth(site)),
         }
+        now_s = time.monotonic()
+        if now_s - self._written_s > AGAIN_S:  # somebody may have taken one away
+            self._written.clear()
+            self._written_s = now_s
         for role, text in wanted.items():
             if self._written.get(role) == text:
                 continue

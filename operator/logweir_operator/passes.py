@@ -16,19 +16,19 @@ from typing import Any, Final
 import msgspec
 
 from logweir.backends.control import Tenant
-from logweir.core import binding, names
+from logweir.core import binding, errors, names
 from logweir.runtime import metrics
 from logweir_operator import bindings, events, manifest, manifests, resources, scaling
-from logweir_operator.apply import Applied, Children, ForeignObjectError, PredecessorError
+from logweir_operator.apply import Children, ForeignObjectError, PredecessorError
 from logweir_operator.bindings import Served, Site
 from logweir_operator.cache import FINALIZER, Cache, Watched
 from logweir_operator.config import Config, Servers
 from logweir_operator.kube import RESOURCES, Kube, KubeError, Object, kind_of
 from logweir_operator.model import LogPipeline, LogTenant, Resource, TenantPostgres
-from logweir_operator.reporting import ABANDON, RECONCILE_AT, Problem, Reporter
+from logweir_operator.reporting import ABANDON, Problem, Reporter
 from logweir_operator.resources import Key
 from logweir_operator.scaler import Scaled, Scaler
-from logweir_operator.turns import Facts, Turns
+from logweir_operator.turns import RECONCILE_AT, Facts, Turns
 from logweir_operator.workqueue import Again, FailedError
 
 logger = logging.getLogger(__name__)
@@ -92,17 +92,21 @@ class Passes:
             self._reporter.forget(key)
             return Again(), None
         if not one.is_held:
-            if not one.is_leaving:
-                await self.hold(one)
-            return Again(), None
+            if one.is_leaving:
+                return Again(), None
+            await self.hold(one)
+            one = self._cache.resources.get(key, one)
         if one.is_leaving and one.annotations.get(ABANDON) == "true":
             await self._abandon(one)
             return Again(), None
         facts = self._turns.facts.get(key)
-        applied, problem = Applied(), None
+        if facts is not None and facts.uid != one.uid:
+            facts = None  # of an earlier one of this name
+        corrected: list[str] = []
+        problem = None
         try:
             if facts is not None and not _is_paused(one, facts):
-                applied = await self._make(one, facts)
+                corrected = await self._make(one, facts)
         except KubeError as error:
             problem = _refused(error)
             if problem is None:
@@ -111,7 +115,14 @@ class Passes:
             problem = Problem("ForeignObject", str(error), is_stalled=True)
         except PredecessorError as error:
             problem = Problem("Retrying", str(error), after_s=PREDECESSOR_S)
-        await self._reporter.report(one, facts, applied.corrected, problem)
+        except Exception as error:
+            logger.exception("pass failed", extra={"kind": key[0], "object": key[2]})
+            # The message of any error may hold what nobody may read here.
+            known = str(error) if isinstance(error, errors.LogweirError) else ""
+            problem = Problem(
+                "Retrying", known or f"{type(error).__name__}: see the operator's log."
+            )
+        await self._reporter.report(one, facts, corrected, problem)
         return Again(), problem
 
     # ---- holding and letting go --------------------------------------------------------------
@@ -122,7 +133,10 @@ class Passes:
 
     async def let_go(self, one: Watched) -> None:
         """Take our finalizer away; a resource that is gone or another one by now is left."""
-        one = self._cache.resources.get(one.key, one)
+        now = self._cache.resources.get(one.key)
+        if now is None or now.uid != one.uid:
+            return
+        one = now
         await self._set_finalizers(one, [name for name in one.finalizers if name != FINALIZER])
         logger.info("deleted", extra={"kind": one.stored.kind, "object": one.stored.name})
 
@@ -136,37 +150,44 @@ class Passes:
             }
         }
         answer = await self._kube.patch(RESOURCES[kind], namespace, name, change)
-        if answer is not None:
-            self._cache.put_resource(kind, answer)
-            self._turns.changed()
+        if answer is None:  # it is gone
+            self._cache.forget_resource(one.key, one.uid)
+            return
+        self._cache.put_resource(kind, answer)
+        self._turns.changed()
 
     async def _abandon(self, one: Watched) -> None:
         """Let a resource go with what it has outside of Kubernetes, as a person asks for."""
         message = (
-            f"The annotation {ABANDON} is set: what this {one.stored.kind} has in PostgreSQL and"
-            " Redis is left as it is."
+            f"The annotation {ABANDON} is set: it goes without what it has in PostgreSQL and Redis."
+            " A deletion that had begun there goes on when the servers are back; else its data and"
+            " its keys stay, and the next of its name gets them."
         )
         await self._reporter.post(one, [events.Event("Warning", "CleanupBlocked", message)])
         await self.let_go(one)
 
     # ---- children ----------------------------------------------------------------------------
 
-    async def _make(self, one: Watched, facts: Facts) -> Applied:
+    async def _make(self, one: Watched, facts: Facts) -> list[str]:
         intents = self._intents(one, facts)
         if intents is None:
-            return Applied()
+            return []
         is_forced = one.annotations.get(RECONCILE_AT, "") != one.stored.status.get(
             "lastHandledReconcileAt", ""
         )
-        applied = await self._children.make(one, intents, is_forced=is_forced)
+        corrected = await self._children.make(one, intents, is_forced=is_forced)
         kept = {
             (each["kind"], each["metadata"]["namespace"], each["metadata"]["name"])
             for each in intents
         }
+        if one.stored.kind == "LogTenant" and facts.key_texts is None:  # not known yet
+            kept |= {
+                each.key for each in self._cache.children_of(one.key) if each.key[0] == "Secret"
+            }
         await self._children.prune(one, kept)
         if one.stored.kind == "LogPipeline":
             await self._scale(one)
-        return applied
+        return corrected
 
     def _intents(self, one: Watched, facts: Facts) -> list[Object] | None:
         """Return the children that a resource should have; None: those that it has."""
@@ -311,6 +332,8 @@ def _refused(error: KubeError) -> Problem | None:
         return None
     if error.is_final:
         return Problem("InvalidSpec", str(error), is_stalled=True)
+    if error.is_forbidden and "exceeded quota" in str(error):
+        return Problem("Retrying", str(error), after_s=error.retry_after_s)
     if error.is_forbidden:
         return Problem("PermissionDenied", str(error), after_s=error.retry_after_s)
     return Problem("Retrying", str(error), after_s=error.retry_after_s)

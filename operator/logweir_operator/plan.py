@@ -9,7 +9,7 @@ fails is what the user reads in the condition Ready.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Final, Literal
 
 import msgspec
@@ -65,6 +65,9 @@ class Seen(msgspec.Struct, frozen=True):
 
     tenants: Sequence[SeenTenant] = ()
     pipelines: Sequence[SeenPipeline] = ()
+    others: Set[tuple[str, str]] = frozenset()
+    """Namespaces and names of LogTenants that are there and are not among `tenants`: nobody knows
+    yet what they say, or they go."""
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -130,7 +133,9 @@ def plan(seen: Seen) -> Plan:
     counts: Counter[tuple[str, str]] = Counter()
     for pipeline in _oldest_first(seen.pipelines):
         place = _tenant_place_of(pipeline.resource)
-        verdict = _pipeline_verdict(pipeline, tenants.get(place), counts[place])
+        verdict = _pipeline_verdict(
+            pipeline, tenants.get(place), counts[place], is_there=place in seen.others
+        )
         if verdict:
             verdicts[key_of(pipeline.resource)] = verdict
         is_kept = verdict is None or verdict.reason in ("Suspended", "Retrying")
@@ -159,12 +164,16 @@ def _tenant_place_of(pipeline: LogPipeline) -> tuple[str, str]:
 
 
 def _pipeline_verdict(
-    pipeline: SeenPipeline, tenant: SeenTenant | None, others: int
+    pipeline: SeenPipeline, tenant: SeenTenant | None, others: int, *, is_there: bool
 ) -> Verdict | None:
     """Why a pipeline is not ready; `others` of its tenant are older and served."""
     resource = pipeline.resource
+    name = resource.spec.tenant_ref.name
+    if tenant is None and is_there:  # what runs goes on until it is known better
+        return Verdict(
+            "Retrying", f"LogTenant {name!r} goes, or cannot be carried out: see its conditions."
+        )
     if tenant is None:
-        name = resource.spec.tenant_ref.name
         return Verdict(
             "TenantNotFound",
             f"There is no LogTenant {name!r} in namespace {resource.metadata.namespace!r}.",

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
+from logweir.core import states
 from logweir_operator import events, status
 from logweir_operator.cache import Cache, Watched
 from logweir_operator.kube import RESOURCES, STATUS_MANAGER, Kube, KubeError, Object
@@ -24,12 +25,11 @@ from logweir_operator.model import LogPipeline
 from logweir_operator.plan import Verdict
 from logweir_operator.resources import Key
 from logweir_operator.scaler import Scaler
-from logweir_operator.turns import Facts, Turns
+from logweir_operator.turns import RECONCILE_AT, Facts, Turns
 
 logger = logging.getLogger(__name__)
 
 ABANDON: Final = "logweir.dev/abandon-external"
-RECONCILE_AT: Final = "logweir.dev/reconcile-at"
 COMPONENT: Final = "logweir-operator"
 
 
@@ -83,8 +83,8 @@ class Reporter:
             KubeError: the API server refused, or did not answer.
         """
         before = one.stored.status
-        if facts is None and not self._turns.problem and before.get("conditions"):
-            return  # after a restart: what it says was true, and is looked at soon
+        if facts is None and not self._turns.problem:
+            return  # it is looked at soon; after a restart, what it says was true
         verdict = self._verdict(one, facts, problem)
         # What the facts are of: a later generation was not looked at yet.
         generation = facts.generation if facts and not self._unreached(one, facts) else None
@@ -130,7 +130,7 @@ class Reporter:
         problem: Problem | None,
     ) -> dict[str, Any]:
         rest = self._handled(one, facts, problem)
-        if asked := self._turns.rotation_asked(one.key) or _text(one, "lastHandledRotateAt"):
+        if asked := self._turns.rotation_asked(one.uid) or _text(one, "lastHandledRotateAt"):
             rest["lastHandledRotateAt"] = asked
         failing: Server = ""
         if facts is not None:
@@ -140,13 +140,15 @@ class Reporter:
                 {"name": name, "secretName": key_secret_name(one.stored.name, name)}
                 for name in sorted(facts.key_texts or ())
             ]
+            if facts.key_texts is None:  # after a restart it is not known yet
+                rest["apiKeys"] = one.stored.status.get("apiKeys", [])
         if self._turns.problem:
             failing = self._turns.failing
         return status.tenant_status(
             status.TenantFacts(
                 generation=generation,
                 verdict=verdict,
-                is_made=facts is not None and facts.key_texts is not None,
+                is_made=_is_made(facts),
                 failing=failing,
                 rest=rest,
             ),
@@ -199,7 +201,9 @@ class Reporter:
         self, one: Watched, facts: Facts | None, problem: Problem | None
     ) -> dict[str, Any]:
         """Which `reconcile-at` was answered: the one of now when this pass has reached its end."""
-        is_done = problem is None and facts is not None
+        verdict = facts.verdict if facts is not None else None
+        is_suspended = verdict is not None and verdict.reason == "Suspended"
+        is_done = problem is None and facts is not None and not is_suspended
         handled = one.annotations.get(RECONCILE_AT, "") if is_done else ""
         handled = handled or _text(one, "lastHandledReconcileAt")
         return {"lastHandledReconcileAt": handled} if handled else {}
@@ -257,10 +261,14 @@ def _event(one: Watched, found: events.Event, at: datetime) -> Object:
 
 def _blocked(problem: str) -> events.Event:
     message = (
-        f"What it has in PostgreSQL and Redis cannot be put away: {problem} It is tried again; to"
-        f" leave it there, annotate this object with {ABANDON}=true."
+        f"What it has in PostgreSQL and Redis cannot be put away: {problem} It is tried again. To"
+        f" let this object go without it, annotate it with {ABANDON}=true."
     )
     return events.Event("Warning", "CleanupBlocked", message)
+
+
+def _is_made(facts: Facts | None) -> bool:
+    return facts is not None and facts.tenant is not None and facts.tenant.state in states.MADE
 
 
 def _text(one: Watched, name: str) -> str:

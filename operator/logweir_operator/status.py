@@ -265,7 +265,8 @@ def _text(at: datetime) -> str:
 
 
 def _server(facts: TenantFacts, kind: str, server: str, reason: str) -> Part:
-    if facts.failing == server and facts.verdict is not None:
+    is_tried = facts.verdict is not None and facts.verdict.reason == "Retrying"
+    if facts.failing == server and facts.verdict is not None and is_tried:
         return Part(kind, "False", reason, facts.verdict.message)
     if facts.is_made:
         return Part(kind, "True", "Provisioned", REASONS[kind]["Provisioned"])
@@ -315,6 +316,10 @@ def _available(kind: str, live: Object | None) -> Part:
         return Part(
             kind, "False", "Progressing", f"{available} of {wanted} pods of {name} are ready."
         )
+    updated = _count(live, "updatedReplicas")
+    if updated < wanted or _count(live, "replicas") > updated:
+        message = f"{updated} of {wanted} pods of {name} are of the newest kind."
+        return Part(kind, "False", "Progressing", message)
     message = f"{available} of {wanted} pods of {name} are ready."
     return Part(kind, "True", "MinimumReplicasAvailable", message)
 

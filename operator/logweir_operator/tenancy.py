@@ -23,7 +23,7 @@ from redis import exceptions
 from logweir.backends import closing, failpoint, provision, rotations
 from logweir.backends.control import ApiKeyRow, Pipeline, StoredObject, Tenant, revocations
 from logweir.backends.rotations import LiveRevision, Rotations
-from logweir.core import states
+from logweir.core import errors, states
 from logweir.core.names import TenantId
 from logweir_operator import plan, roots, rotating
 from logweir_operator.bindings import Served, Site
@@ -32,7 +32,7 @@ from logweir_operator.making import Maker, Server, Wanted, rows_by_object
 from logweir_operator.measuring import Measures
 from logweir_operator.model import LogPipeline, LogTenant
 from logweir_operator.plan import SeenPipeline, SeenTenant, Verdict
-from logweir_operator.resources import Key, Live, Reader, key_of
+from logweir_operator.resources import Key, Live, Reader, key_of, tenant_name
 from logweir_operator.roots import RootKeys, Vault
 from logweir_operator.rotating import Rotator, rotates
 
@@ -130,7 +130,11 @@ class Tenancy:
     # ---- one pass ----------------------------------------------------------------------------
 
     async def turn(
-        self, found: Sequence[StoredObject], is_collected: Collected, gone: Gone
+        self,
+        found: Sequence[StoredObject],
+        is_collected: Collected,
+        gone: Gone,
+        others: Set[tuple[str, str]] = frozenset(),
     ) -> Outcome:
         """Bring everything one step closer to what the resources say.
 
@@ -138,6 +142,7 @@ class Tenancy:
             found: all resources.
             is_collected: whether collectors serve a pipeline: its journal may hold records.
             gone: called for each resource whose deletion is over.
+            others: namespaces and names of LogTenants that are there and not among `found`.
 
         Raises:
             UnavailableError: the control schema does not answer.
@@ -145,19 +150,29 @@ class Tenancy:
         """
         rows = await self._rows()
         over = await self._leaver.go_on(found, rows, await self._control.pipelines())
+        left = set[Key]()
         for one in over:
-            await gone(one)
+            try:
+                await gone(one)
+            except errors.LogweirError as error:  # of this one alone
+                self._leaver.note(key_of(one), str(error))
+                continue
+            left.add(key_of(one))
             self._maker.forget(key_of(one))
-        found = [one for one in found if one not in over]
+        found = [one for one in found if key_of(one) not in left]
         live, wrong = self._reader.read(one for one in found if one.deleted_at is None)
-        wanted = _wanted(live, rows)
+        wanted = _wanted(found, live, rows)
         await self._find_lost_users(wanted, rows)
         await self._maker.make(wanted)
         await self._rotate(live)
         rows = await self._rows()
         await self._measures.follow(one for one in rows.values() if _is_made(one))
         pipelines = await self._control.pipelines()
-        planned = plan.plan(self._gather(live, rows, pipelines))
+        planned = plan.plan(
+            msgspec.structs.replace(
+                self._gather(live, rows, pipelines), others=_others(found, live) | others
+            )
+        )
         served = _served(planned, rows, pipelines, is_collected)
         # Read after all steps: a key made before a Sign must not be missing in what comes after.
         revisions = _ingest_revisions(await self._control.live_revisions())
@@ -292,6 +307,10 @@ class Tenancy:
         work = self._maker.work(key)
         return work.key_texts if work.done else None
 
+    def again(self, key: Key) -> None:
+        """Make a LogTenant again in the next pass, although nothing of it has changed."""
+        self._maker.again(key)
+
     def failing(self, key: Key) -> Server:
         """Return which server did not let a LogTenant be made; empty: none, or it is not known."""
         return self._maker.work(key).failing
@@ -320,15 +339,31 @@ def _is_made(row: Tenant | None) -> bool:
     return row is not None and row.state in states.MADE
 
 
-def _wanted(live: Sequence[Live], rows: Rows) -> list[Wanted]:
+def _others(found: Sequence[StoredObject], live: Sequence[Live]) -> Set[tuple[str, str]]:
+    """LogTenants that are there and of which nobody can say now what they want."""
+    known = {(one.stored.namespace, one.stored.name) for one in live if _is_tenant(one.stored)}
+    return {(one.namespace, one.name) for one in found if _is_tenant(one)} - known
+
+
+def _is_tenant(one: StoredObject) -> bool:
+    return one.kind == "LogTenant"
+
+
+def _wanted(found: Sequence[StoredObject], live: Sequence[Live], rows: Rows) -> list[Wanted]:
     """Each LogTenant with the pipelines that refer to it."""
     pipelines: dict[tuple[str, str], list[tuple[str, LogPipeline]]] = {}
     for one in live:
         if isinstance(one.resource, LogPipeline) and not one.resource.spec.suspend:
             at = (one.stored.namespace, one.resource.spec.tenant_ref.name)
             pipelines.setdefault(at, []).append((one.stored.name, one.resource))
+    used = {(namespace, name) for (namespace, _), own in pipelines.items() for name, _ in own}
+    kept: dict[tuple[str, str], list[str]] = {}
+    for each in found:
+        is_kept = each.deleted_at is None and (each.namespace, each.name) not in used
+        if is_kept and not _is_tenant(each):
+            kept.setdefault((each.namespace, tenant_name(each)), []).append(each.name)
     return [
-        Wanted(one, one.resource, _is_made(rows.get(at)), pipelines.get(at, []))
+        Wanted(one, one.resource, _is_made(rows.get(at)), pipelines.get(at, []), kept.get(at, ()))
         for one in live
         if isinstance(one.resource, LogTenant) and (at := (one.stored.namespace, one.stored.name))
     ]

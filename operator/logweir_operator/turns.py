@@ -25,7 +25,7 @@ from logweir_operator.manifests import url
 from logweir_operator.model import LogPipeline, LogTenant, Resource
 from logweir_operator.own_secrets import RoleSecrets
 from logweir_operator.plan import Verdict
-from logweir_operator.resources import Key, key_of
+from logweir_operator.resources import Key, key_of, tenant_name
 from logweir_operator.tenancy import Outcome, Tenancy
 
 logger = logging.getLogger(__name__)
@@ -40,13 +40,15 @@ REST: Final = 50
 LONGEST_WAIT_S: Final = 30.0
 
 ROTATE_AT: Final = "logweir.dev/rotate-at"
+RECONCILE_AT: Final = "logweir.dev/reconcile-at"
 
 
 class Facts(msgspec.Struct, frozen=True):
     """What is true of one resource outside of Kubernetes.
 
     Attributes:
-        generation: of the resource, that this is true of.
+        uid: of the resource, that this is true of: another one of its name is another matter.
+        generation: likewise.
         resource: as the model knows it; None: it does not, or the resource goes.
         verdict: why it is not ready; None: it is.
         tenant: row of the tenant; None before its id is claimed.
@@ -59,6 +61,7 @@ class Facts(msgspec.Struct, frozen=True):
         rest: of a tenant, what its status says beside: credentials, storage, pipelines.
     """
 
+    uid: str = ""
     generation: int = 0
     resource: Resource | None = None
     verdict: Verdict | None = None
@@ -91,9 +94,12 @@ class Turns:
         self._told = told
         self._let_go = let_go
         self._changed = asyncio.Event()
-        self._asked: dict[Key, str] = {}
+        self._asked: dict[str, str] = {}
+        self._looked: dict[str, str] = {}
         self._is_prepared = False
         self.facts: dict[Key, Facts] = {}
+        self.is_begun = False
+        """Whether one pass has ended, however."""
         self.problem = ""
         """Why the last pass did not reach its end; empty when it did."""
         self.failing: Server = ""
@@ -108,9 +114,9 @@ class Turns:
         """Make a pass soon."""
         self._changed.set()
 
-    def rotation_asked(self, key: Key) -> str:
-        """Return the value of `logweir.dev/rotate-at` that was answered last."""
-        return self._asked.get(key, "")
+    def rotation_asked(self, uid: str) -> str:
+        """Return the value of a tenant's `logweir.dev/rotate-at` that was answered last."""
+        return self._asked.get(uid, "")
 
     async def run(self, life: Life) -> None:
         """Make passes until the process stops."""
@@ -129,6 +135,7 @@ class Turns:
                 logger.exception("pass failed")
                 is_busy, failures, problem = True, failures + 1, repr(error)
                 self.failing = server_of(error)
+            self.is_begun = True
             if problem:  # a server that was away may have come back as another one
                 self._is_prepared = False
             if problem != self.problem:
@@ -159,17 +166,21 @@ class Turns:
             await self._tenancy.finish_roots()
             await self._tenancy.prepare()
             self._is_prepared = True
-        held = {one.key: one for one in self._cache.resources.values() if one.is_held}
+        held = self._held()
         await self._ask_for_rotations(held)
+        self._look_again(held)
 
         async def gone(one: StoredObject) -> None:
             await self._let_go(held[key_of(one)])
 
         outcome = await self._tenancy.turn(
-            [one.stored for one in held.values()], self._is_collected, gone
+            [one.stored for one in held.values()],
+            self._is_collected,
+            gone,
+            {key[1:] for key in self._cache.resources if key[0] == "LogTenant"} - _places(held),
         )
         await self._roles.write(self._tenancy.site)
-        facts = self._facts_of(outcome)
+        facts = self._facts_of(outcome, held)
         before, self.facts = self.facts, facts
         for key in facts.keys() | before.keys():
             if facts.get(key) != before.get(key):
@@ -179,24 +190,51 @@ class Turns:
             for one in outcome.rows.values()
         ) or any(one.is_leaving for one in held.values())
 
+    def _held(self) -> dict[Key, Watched]:
+        """The resources that do not go without us, or did not: a finalizer that somebody took away
+        is put back, and meanwhile nothing is taken down."""
+
+        def is_ours(one: Watched) -> bool:
+            facts = self.facts.get(one.key)
+            return one.is_held or (facts is not None and facts.uid == one.uid)
+
+        return {one.key: one for one in self._cache.resources.values() if is_ours(one)}
+
+    def _look_again(self, held: Mapping[Key, Watched]) -> None:
+        """Have tenants made again whose owner asks for it, or for one of their pipelines."""
+        for key, one in held.items():
+            wanted = one.annotations.get(RECONCILE_AT, "")
+            handled = one.stored.status.get("lastHandledReconcileAt", "")
+            if wanted in ("", handled) or self._looked.get(one.uid) == wanted:
+                continue
+            self._looked[one.uid] = wanted
+            name = tenant_name(one.stored) if key[0] == "LogPipeline" else key[2]
+            self._tenancy.again(("LogTenant", key[1], name))
+        uids = {one.uid for one in held.values()}
+        for known in (self._looked, self._asked):
+            for gone in known.keys() - uids:
+                del known[gone]
+
     async def _ask_for_rotations(self, held: Mapping[Key, Watched]) -> None:
         for key, one in held.items():
             wanted = one.annotations.get(ROTATE_AT, "")
             handled = one.stored.status.get("lastHandledRotateAt", "")
             facts = self.facts.get(key)
-            if not wanted or wanted in (handled, self._asked.get(key)):
+            if not wanted or wanted in (handled, self._asked.get(one.uid)):
                 continue
             if key[0] == "LogTenant" and facts is not None and facts.tenant is not None:
                 await self._control.ask(facts.tenant.id, None)
-                self._asked[key] = wanted
+                self._asked[one.uid] = wanted
                 self._told(key)
 
     def _is_collected(self, pipeline: Pipeline, tenant: Tenant) -> bool:
-        """Whether collectors were made for a pipeline: its journal may hold records."""
+        """Whether collectors were made for a pipeline, or it goes: its journal may hold records."""
+        one = self._cache.resources.get(("LogPipeline", tenant.namespace, pipeline.name))
         name = f"{pipeline.name}-collector"
-        return self._cache.child(("Deployment", tenant.namespace, name)) is not None
+        is_made = self._cache.child(("Deployment", tenant.namespace, name)) is not None
+        return is_made or (one is not None and one.is_leaving)
 
-    def _facts_of(self, outcome: Outcome) -> dict[Key, Facts]:
+    def _facts_of(self, outcome: Outcome, held: Mapping[Key, Watched]) -> dict[Key, Facts]:
         roots = self._tenancy.site.version
         served = {(one.tenant.namespace, one.pipeline.name): one for one in outcome.served}
         live = {one.key: one.resource for one in outcome.live}
@@ -209,10 +247,14 @@ class Turns:
             key, at = key_of(one), (one.namespace, one.name)
             verdict = outcome.verdicts.get(key)
             if one.kind == "LogTenant":
-                facts[key] = self._tenant_facts(one, outcome, live.get(key), own.get(at, {}))
+                facts[key] = msgspec.structs.replace(
+                    self._tenant_facts(one, outcome, live.get(key), own.get(at, {})),
+                    uid=held[key].uid,
+                )
                 continue
             mine = served.get(at)
             facts[key] = Facts(
+                uid=held[key].uid,
                 generation=one.generation,
                 resource=live.get(key),
                 verdict=verdict,
@@ -253,6 +295,10 @@ class Turns:
             failing=self._tenancy.failing(key),
             rest=rest,
         )
+
+
+def _places(held: Mapping[Key, Watched]) -> set[tuple[str, str]]:
+    return {key[1:] for key in held if key[0] == "LogTenant"}
 
 
 def _revisions(outcome: Outcome, served: Served | None) -> frozenset[int]:

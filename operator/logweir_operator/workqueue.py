@@ -68,7 +68,6 @@ class WorkQueue(Generic[Item]):
         self._timers: list[tuple[float, int, Item]] = []
         self._due: dict[Item, float] = {}
         self._count = 0
-        self._wake = asyncio.Condition()
         self._changed = asyncio.Event()
 
     def __len__(self) -> int:
@@ -99,13 +98,6 @@ class WorkQueue(Generic[Item]):
         self._count += 1
         heapq.heappush(self._timers, (at_s, self._count, key))
         self._changed.set()
-
-    def forget(self, key: Item) -> None:
-        """A key is gone."""
-        self._failures.pop(key, None)
-        self._due.pop(key, None)
-        self._waiting.pop(key, None)
-        self._dirty.discard(key)
 
     async def run(self) -> None:
         """Work until cancelled."""

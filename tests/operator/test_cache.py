@@ -46,13 +46,14 @@ def test_an_older_version_never_replaces_a_newer_one():
     assert [one.version for one in known.children_of(PIPELINE)] == [9]
 
 
-def test_another_object_of_the_name_replaces_it_whatever_its_version():
+def test_another_object_of_the_name_replaces_an_older_one_alone():
     known = Cache()
     known.put_resource("LogPipeline", pipeline(7))
-    known.put_resource("LogPipeline", pipeline(2, uid="p2"))
+    known.put_resource("LogPipeline", pipeline(9, uid="p2"))
+    known.put_resource("LogPipeline", pipeline(8, uid="p1"))  # said late
     assert known.resources[PIPELINE].uid == "p2"
-    assert known.drop_resource("LogPipeline", pipeline(8, uid="p1")) is None
-    assert known.drop_resource("LogPipeline", pipeline(8, uid="p2")) == PIPELINE
+    assert known.drop_resource("LogPipeline", pipeline(10, uid="p1")) is None
+    assert known.drop_resource("LogPipeline", pipeline(10, uid="p2")) == PIPELINE
 
 
 def test_a_child_whose_reference_was_taken_is_found_by_its_label():

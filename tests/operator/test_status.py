@@ -29,6 +29,7 @@ def deployment(name="web-ingest", wanted=2, available=2, seen=3, **more):
             "replicas": wanted,
             "readyReplicas": available,
             "availableReplicas": available,
+            "updatedReplicas": wanted,
             **more,
         },
     }
@@ -84,6 +85,14 @@ def test_ready_has_the_reason_of_the_first_part_that_fails():
 
 def test_a_deployment_that_has_not_seen_its_own_generation_is_not_available_yet():
     assert conditions(of_pipeline(ingest=deployment(seen=2)))["Ready"][0] == "False"
+
+
+@pytest.mark.parametrize("counts", [{"updatedReplicas": 1}, {"updatedReplicas": 2, "replicas": 3}])
+def test_old_pods_that_are_ready_do_not_make_a_rollout_ready(counts):
+    found = conditions(of_pipeline(ingest=deployment("web-ingest", 2, 2, **counts)))
+
+    assert found["IngestAvailable"] == ("False", "Progressing")
+    assert found["Ready"] == ("False", "Progressing")
 
 
 def test_being_behind_or_blind_is_told_but_does_not_take_away_ready():

@@ -136,19 +136,18 @@ async def test_a_key_that_fails_comes_again_later_and_one_that_cannot_succeed_do
     assert (waits, runs["final"]) == ([1, 2, 3], 1)
 
 
-async def test_a_key_comes_again_when_its_worker_says_so_but_not_after_it_was_forgotten():
+async def test_a_key_comes_again_when_its_worker_says_so():
     runs: Counter[str] = Counter()
 
     async def work(key: str) -> Again:
         runs[key] += 1
-        return Again(0.0 if runs[key] < 3 else 0.05)
+        return Again(0.0 if runs[key] < 3 else None)
 
     async with running(work) as made:
         made.add("a")
         await until(lambda: runs["a"] == 3 and len(made) == 0)
-        made.forget("a")
         made.add("b")
-        await until(lambda: runs["b"] == 4)
+        await until(lambda: runs["b"] == 3)
     assert runs["a"] == 3
 
 
