@@ -250,7 +250,7 @@ def _rules(kind: str) -> Iterator[str]:
     yield from ("## Rules", "", "What breaks one is refused, with the field and these words.", "")
     rows = [(f"`{rule.field}`", rule.message) for rule in model.RULES[kind]]
     rows += [(f"`{field}`", model.IMMUTABLE) for field in model.immutable_fields(kind)]
-    rows.append(("`metadata.name`", crdgen.NAME_RULE["message"].partition(": ")[2]))
+    rows.append(("`metadata.name`", crdgen.NAME_RULES[kind]["message"].partition(": ")[2]))
     yield from _table(("field", "rule"), rows)
 
 

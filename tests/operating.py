@@ -57,6 +57,7 @@ class Place:
         """`home` is the namespace of the release; without one it is the watched one too."""
         self.plane = plane
         self.namespace = namespace
+        self.postgres, self.valkey = postgres, valkey
         self._home = home or namespace
         self.release = f"lw{next(_numbers)}"
         self.control = Rotations(world.operator_conninfo(postgres, roots))

@@ -33,10 +33,18 @@ INT_OR_STRING: Final[Schema] = {
     "x-kubernetes-int-or-string": True,
     "anyOf": [{"type": "integer"}, {"type": "string"}],
 }
-NAME_RULE: Final = {
-    "rule": "self.metadata.name.size() <= 40 && !self.metadata.name.contains('.')",
-    "message": "metadata.name: at most 40 characters of a-z, 0-9 and '-', as names of children"
-    " begin with it",
+NAME_RULES: Final = {
+    "LogTenant": {
+        "rule": "self.metadata.name.size() <= 40 && !self.metadata.name.contains('.')",
+        "message": "metadata.name: at most 40 characters of a-z, 0-9 and '-', as names of children"
+        " begin with it",
+    },
+    # That of a Service begins with a letter.
+    "LogPipeline": {
+        "rule": "self.metadata.name.size() <= 40 && self.metadata.name.matches('^[a-z][^.]*$')",
+        "message": "metadata.name: at most 40 characters of a-z, 0-9 and '-', a letter first, as"
+        " names of children begin with it",
+    },
 }
 NOT_SEEN: Final = {"observedGeneration": -1}
 """Status of what the operator has not looked at: with none at all, kstatus (Flux, Helm) would take
@@ -128,7 +136,7 @@ def definition(resource: Resource) -> dict[str, Any]:
     schema: Schema = {
         "type": "object",
         "description": _text(getattr(model, resource.kind).__doc__),
-        "x-kubernetes-validations": [dict(NAME_RULE)],
+        "x-kubernetes-validations": [dict(NAME_RULES[resource.kind])],
         "properties": {
             "apiVersion": {"type": "string", "description": f"{GROUP}/{VERSION}."},
             "kind": {"type": "string", "description": f"{resource.kind}."},

@@ -7,9 +7,8 @@ resource of the namespace has it, and lose it when the last one has gone.
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Final
 
 from logweir.runtime.life import Life
@@ -19,7 +18,7 @@ from logweir_operator.kube import Kube, KubeError, Object, kind_of
 logger = logging.getLogger(__name__)
 
 LOOK_S: Final = 2.0
-KINDS: Final = ("RoleBinding", "Role")
+KINDS: Final = ("Role", "RoleBinding")
 
 
 class Guard:
@@ -51,28 +50,38 @@ class Guard:
                     )
 
     async def _look(self, namespace: str) -> None:
-        found = [await self._kube.get(kind_of(kind), namespace, self._name) for kind in KINDS]
+        role, bound = [await self._kube.get(kind_of(kind), namespace, self._name) for kind in KINDS]
         is_needed = any(
             one.is_held and one.stored.namespace == namespace
             for one in self._cache.resources.values()
         )
-        changes = [
-            self._set(kind, one, is_needed=is_needed)
-            for kind, one in zip(KINDS, found, strict=True)
-            if one is not None and _must_change(one, is_needed=is_needed)
-        ]
-        # Both at once: each of them alone, once it is gone, takes the right to change the other.
-        await asyncio.gather(*changes)
 
-    async def _set(self, kind: str, one: Object, *, is_needed: bool) -> None:
+        async def set_binding() -> None:
+            if bound is not None and _must_change(bound, is_needed=is_needed):
+                await self._set(bound, is_needed=is_needed)
+
+        if role is None or not _must_change(role, is_needed=is_needed):
+            await set_binding()
+        elif is_needed:
+            await set_binding()
+            await self._set(role, is_needed=is_needed)
+        else:
+            # Each of them, once it is gone, takes the right to change the other: so the binding
+            # goes while the request to let the role go is authorised already.
+            await self._set(role, is_needed=is_needed, meanwhile=set_binding)
+
+    async def _set(
+        self,
+        one: Object,
+        *,
+        is_needed: bool,
+        meanwhile: Callable[[], Awaitable[object]] | None = None,
+    ) -> None:
         meta = one["metadata"]
-        change = {
-            "metadata": {
-                "finalizers": _finalizers(one, is_needed=is_needed),
-                "resourceVersion": meta["resourceVersion"],
-            }
-        }
-        await self._kube.patch(kind_of(kind), meta["namespace"], meta["name"], change)
+        change = {"metadata": {"finalizers": _finalizers(one, is_needed=is_needed)}}
+        await self._kube.patch(
+            kind_of(one["kind"]), meta["namespace"], meta["name"], change, meanwhile=meanwhile
+        )
 
 
 def _finalizers(one: Object, *, is_needed: bool) -> Sequence[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -217,6 +217,11 @@ async def access(kubeconfig: str = "") -> Access:
     return Access(found.host, tls, fixed_token=fixed)
 
 
+async def _late(body: bytes, meanwhile: Callable[[], Awaitable[object]]) -> AsyncIterator[bytes]:
+    await meanwhile()
+    yield body
+
+
 class Kube:
     """Requests to the API server, each with a time limit."""
 
@@ -236,19 +241,31 @@ class Kube:
         *,
         content_type: str = "application/json",
         query: Mapping[str, str] = {},
+        meanwhile: Callable[[], Awaitable[object]] | None = None,
     ) -> Object:
         """Send one request and return the answer's JSON.
+
+        `meanwhile` is done when the request is authorised already, and not carried out yet: the
+        server asks for the body then (`100 Continue`).
 
         Raises:
             KubeError: it was refused, or not answered in time.
         """
+        data: bytes | AsyncIterator[bytes] | None
         data = None if body is None else msgspec.json.encode(body)
+        if meanwhile is not None and data is not None:
+            data = _late(data, meanwhile)
         headers = {"Accept": "application/json", "Content-Type": content_type}
         try:
             async with (
                 asyncio.timeout(TIMEOUT_S),
                 self._session.request(
-                    method, self._server + path, data=data, params=query, headers=headers
+                    method,
+                    self._server + path,
+                    data=data,
+                    params=query,
+                    headers=headers,
+                    expect100=meanwhile is not None,
                 ) as answer,
             ):
                 text = await answer.read()
@@ -301,15 +318,23 @@ class Kube:
         return await self.request("post", kind.path(namespace), document, query=query)
 
     async def patch(
-        self, kind: Kind, namespace: str, name: str, change: object, *, subresource: str = ""
+        self,
+        kind: Kind,
+        namespace: str,
+        name: str,
+        change: object,
+        *,
+        subresource: str = "",
+        meanwhile: Callable[[], Awaitable[object]] | None = None,
     ) -> Object | None:
-        """Change an object by a merge patch; None when it is not there."""
+        """Change an object by a merge patch; None when it is not there. As `request` otherwise."""
         return await self._or_none(
             "patch",
             kind.path(namespace, name, subresource),
             change,
             content_type="application/merge-patch+json",
             query={"fieldManager": MANAGER},
+            meanwhile=meanwhile,
         )
 
     async def delete(self, kind: Kind, namespace: str, name: str, uid: str) -> None:
@@ -334,9 +359,12 @@ class Kube:
         *,
         content_type: str = "application/json",
         query: Mapping[str, str] = {},
+        meanwhile: Callable[[], Awaitable[object]] | None = None,
     ) -> Object | None:
         try:
-            return await self.request(method, path, body, content_type=content_type, query=query)
+            return await self.request(
+                method, path, body, content_type=content_type, query=query, meanwhile=meanwhile
+            )
         except KubeError as error:
             if error.http_status == 404:
                 return None

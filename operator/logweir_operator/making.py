@@ -41,6 +41,7 @@ from logweir_operator.resources import Key, Live
 logger = logging.getLogger(__name__)
 
 RETRY_S: Final = (1.0, 30.0)
+AGAIN: Final = "again"
 BUFFER_SHARE: Final = 2
 """One tenant may fill the journal's memory divided by this, whatever its quota says."""
 
@@ -108,6 +109,12 @@ class Maker:
     def use(self, site: Site, conninfo: str) -> None:
         """Make tenants with other roots, as another login, from now on."""
         self._site, self._conninfo = site, conninfo
+
+    def again(self, key: Key) -> None:
+        """Make a tenant again, although it is what it should be as far as is known."""
+        work = self._works.get(key)
+        if work is not None and work.done:
+            work.done = AGAIN  # not nothing: its keys are what they were
 
     def forget(self, key: Key) -> None:
         """A LogTenant is gone."""

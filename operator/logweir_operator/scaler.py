@@ -1,6 +1,6 @@
 """Looks at the journals of all pipelines, and knows how many collectors each should have.
 
-each 2 s: those at zero, and any that asked to be looked at; each 15 s: all
+each 2 s: those at zero, and those whose spec is new; each 15 s: all
     samples in one round trip -> scaling.decide -> decisions -> queue, where they change
 """
 
@@ -22,7 +22,7 @@ from logweir.core.names import PipelineId, TenantId
 from logweir.runtime import metrics
 from logweir.runtime.life import Life
 from logweir_operator import scaling
-from logweir_operator.model import LogPipeline
+from logweir_operator.model import LogPipeline, LogPipelineSpec
 from logweir_operator.resources import Key
 
 logger = logging.getLogger(__name__)
@@ -98,6 +98,7 @@ class Scaler:
         self._told = told
         self._memories: dict[Key, scaling.Memory] = {}
         self._due_s: dict[Key, float] = {}
+        self._specs: dict[Key, LogPipelineSpec] = {}
         self._shown: dict[Key, _Shown] = {}
         self.decisions: dict[Key, scaling.Decision] = {}
         self.samples: dict[Key, tuple[Sample, datetime]] = {}
@@ -122,6 +123,7 @@ class Scaler:
             for known in (
                 self._memories,
                 self._due_s,
+                self._specs,
                 self.decisions,
                 self.samples,
                 self.fresh,
@@ -129,7 +131,11 @@ class Scaler:
             ):
                 known.pop(gone, None)
             metrics.forget_scaled(*gone[1:])
-        due = {key: one for key, one in wanted.items() if self._due_s.get(key, 0.0) <= now_s}
+        due = {
+            key: one
+            for key, one in wanted.items()
+            if self._due_s.get(key, 0.0) <= now_s or one.resource.spec != self._specs.get(key)
+        }
         if not due:
             return
         try:
@@ -168,7 +174,7 @@ class Scaler:
         shown.set(sample, is_at_maximum=decision.reason == "AtMaximum")
         before = self.decisions.get(key)
         self.decisions[key] = decision
-        self._due_s[key] = decision.needs_at_s
+        self._due_s[key], self._specs[key] = decision.needs_at_s, one.resource.spec
         metrics.scaled(
             *key[1:],
             backlog_bytes=sample.backlog_bytes if sample else None,

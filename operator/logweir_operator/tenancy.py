@@ -11,12 +11,14 @@ time. A tenant that cannot be made right is tried again later and holds up no ot
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from typing import Any, Final
 
 import msgspec
 from redis import asyncio as redis
+from redis import exceptions
 
 from logweir.backends import closing, failpoint, provision, rotations
 from logweir.backends.control import ApiKeyRow, Pipeline, StoredObject, Tenant, revocations
@@ -33,6 +35,8 @@ from logweir_operator.plan import SeenPipeline, SeenTenant, Verdict
 from logweir_operator.resources import Key, Live, Reader, key_of
 from logweir_operator.roots import RootKeys, Vault
 from logweir_operator.rotating import Rotator, rotates
+
+logger = logging.getLogger(__name__)
 
 TELL_AGAIN_S: Final = 60.0
 
@@ -146,7 +150,9 @@ class Tenancy:
             self._maker.forget(key_of(one))
         found = [one for one in found if one not in over]
         live, wrong = self._reader.read(one for one in found if one.deleted_at is None)
-        await self._maker.make(_wanted(live, rows))
+        wanted = _wanted(live, rows)
+        await self._find_lost_users(wanted, rows)
+        await self._maker.make(wanted)
         await self._rotate(live)
         rows = await self._rows()
         await self._measures.follow(one for one in rows.values() if _is_made(one))
@@ -166,6 +172,24 @@ class Tenancy:
         }
         await self._tell_again(rows)
         return Outcome(found, live, rows, served, verdicts, revisions)
+
+    async def _find_lost_users(self, wanted: Sequence[Wanted], rows: Rows) -> None:
+        """Have tenants made again whose users the journal has forgotten."""
+        keys_of = {
+            rows[one.live.stored.namespace, one.live.stored.name].id: one.live.key
+            for one in wanted
+            if one.is_made
+        }
+        try:
+            lost = await provision.tenants_without_users(self._journal, keys_of)
+        except (exceptions.RedisError, OSError):
+            return  # who needs the journal in this pass says so, of a tenant
+        if not lost:
+            return
+        logger.warning("users of the journal are gone", extra={"tenants": sorted(lost)})
+        await self.prepare()
+        for tenant in lost:
+            self._maker.again(keys_of[tenant])
 
     async def _rows(self) -> Rows:
         return rows_by_object(await self._control.tenants(), self._cluster)

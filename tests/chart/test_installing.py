@@ -113,8 +113,11 @@ def test_an_uninstall_is_refused_while_there_are_resources(release):
     assert "operator" in release.names("Deployment")
 
 
-def test_bundled_databases_pass_the_level_that_is_enforced_and_keep_their_volumes(release):
+def test_bundled_databases_pass_the_level_that_is_enforced_and_keep_volumes_that_notes_name(
+    release,
+):
     release.install(shape="evaluation")
+    notes = release.helm("status").stdout
 
     until(lambda: len(pods(release, "postgres") | pods(release, "redis")) == 2)
     release.helm("uninstall")
@@ -122,6 +125,7 @@ def test_bundled_databases_pass_the_level_that_is_enforced_and_keep_their_volume
 
     claims = release.names("PersistentVolumeClaim")
     assert len(claims) == 2
+    assert all(name in notes for name in claims), notes
 
 
 def test_nothing_may_be_done_that_is_not_needed(release):

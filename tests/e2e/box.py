@@ -110,8 +110,10 @@ class Box:
         host, port = self.forward(node.ADDRESS, node.API_PORT)
         admin = identities.folder / "admin.kubeconfig"
         self.kubeconfig = folder / "kubeconfig"
-        self.kubeconfig.touch(0o600)
-        self.kubeconfig.write_text(admin.read_text().replace(url, f"https://{host}:{port}"))
+        fresh = folder / "kubeconfig.new"
+        fresh.touch(0o600)
+        fresh.write_text(admin.read_text().replace(url, f"https://{host}:{port}"))
+        fresh.rename(self.kubeconfig)
         self.api = Api.of_kubeconfig(self.kubeconfig)
 
     @classmethod
@@ -141,7 +143,11 @@ class Box:
             self.api.close()
         for listening in self._forwards.values():
             listening.close()
-        os.kill(self._init, signal.SIGKILL)  # and the kernel kills all others of its namespace
+        try:
+            os.kill(self._init, signal.SIGKILL)  # and the kernel kills all others of its namespace
+        except ProcessLookupError:
+            text = (self.folder / "node.log").read_text().strip()
+            print(f"the box had ended before: {text}", file=sys.stderr)
         self._process.wait()  # until they are gone
 
     def run(self, *argv: object, stdin: bytes = b"") -> str:

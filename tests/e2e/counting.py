@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import quote
 
 import httpx2
+import msgspec
+import psycopg
 from chaos import checker, history, truth
 from chaos.checker import Verdict
 from chaos.numbered import Maker
@@ -19,15 +23,28 @@ from chaos.standing import Place
 from e2e.scene import HOME, RELEASE, Scene
 from e2e.target import Failed
 from redis import asyncio as redis
+from redis import exceptions
 
-from logweir.backends import provision, redis_client
+from logweir.backends import provision, redis_client, store
 from logweir.core import names
-from logweir.core.binding import JournalServer, Login
+from logweir.core.binding import (
+    CollectorBinding,
+    IngestBinding,
+    JournalServer,
+    Login,
+    PostgresServer,
+)
 from logweir.core.names import TenantId
 
 STYLES: Final = ("numbered", "free", "numbered", "free")
 RECORDS_PER_REQUEST: Final = 40
 RECEIPTS: Final = 100
+
+_FLOOD_LINES: Final = 1000
+_FLOOD_PAUSE_S: Final = 0.25
+"""So many lines in a request, and so long between two."""
+
+Binding = TypeVar("Binding", IngestBinding, CollectorBinding)
 
 
 class Site:
@@ -101,6 +118,10 @@ class Load:
     def start(self) -> None:
         self._thread.start()
 
+    def give_up(self) -> None:
+        """Send nothing new, and wait for nothing."""
+        self._enough.set()
+
     def stop(self) -> None:
         """Let what is begun come to its end."""
         self._enough.set()
@@ -155,24 +176,94 @@ class Load:
         await load
 
 
-def flood(scene: Scene, pipeline: str, lines: int) -> int:
-    """Send so many lines as fast as they are taken; return how many bytes they had."""
-    url, key = scene.ingest_url(pipeline), scene.key("in")
-    line = {"service": "flood", "level": "info", "message": ""}
-    sent = 0
-    with httpx2.Client(headers={"X-API-Key": key}, trust_env=False, timeout=30) as client:
-        for first in range(0, lines, 1000):
-            # Digits that compress badly, so that the backlog has some weight.
-            batch = [
-                {**line, "message": f"flood {number} {hash((number, 'salt')):x}"}
-                for number in range(first, min(first + 1000, lines))
-            ]
-            while True:
-                answer = client.post(f"{url}/ingest", json=batch)
-                if answer.status_code == 200:
-                    break
-                if answer.status_code not in (429, 503):
-                    raise Failed(f"flood: {answer.status_code} {answer.text[:300]}")
-                time.sleep(float(answer.headers.get("Retry-After", 1)))
-            sent += len(answer.request.content)
-    return sent
+class Flood:
+    """More lines than one collector should store, in a thread, from `start` to `stop`."""
+
+    def __init__(self, scene: Scene, pipeline: str) -> None:
+        self._url, self._key = f"{scene.ingest_url(pipeline)}/ingest", scene.key("in")
+        self._lines = 0
+        self._enough = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> int:
+        """End it, and return how many lines were taken."""
+        self._enough.set()
+        self._thread.join(60)
+        if self._error is not None:
+            raise self._error
+        return self._lines
+
+    def _run(self) -> None:
+        try:
+            headers = {"X-API-Key": self._key}
+            with httpx2.Client(headers=headers, trust_env=False, timeout=30) as client:
+                while not self._enough.wait(_FLOOD_PAUSE_S):
+                    self._send(client, str(self._lines))
+        except BaseException as error:  # `stop` raises it
+            self._error = error
+
+    def _send(self, client: httpx2.Client, key: str) -> None:
+        # Digits that do not compress, so that the backlog has some weight.
+        batch = [
+            {"service": "flood", "level": "info", "message": secrets.token_hex(64)}
+            for _ in range(_FLOOD_LINES)
+        ]
+        while True:
+            answer = client.post(self._url, json=batch, headers={"Idempotency-Key": key})
+            if answer.status_code == 200:
+                self._lines += len(batch)
+                return
+            if answer.status_code not in (429, 503):
+                raise Failed(f"flood: {answer.status_code} {answer.text[:300]}")
+            time.sleep(float(answer.headers.get("Retry-After", 1)))
+
+
+def logins(scene: Scene, namespace: str, pipeline: str) -> dict[str, Login]:
+    """Return what a pipeline's pods log in with, by what it is for: from their Secrets."""
+
+    def of(role: str, kind: type[Binding]) -> Binding:
+        text = scene.secret(namespace, f"{pipeline}-{role}-binding")["binding.json"]
+        return msgspec.json.decode(text, type=kind)
+
+    (ingest,) = of("ingest", IngestBinding).tenants
+    (collector,) = of("collector", CollectorBinding).tenants
+    return {
+        "ingest at Redis": ingest.login,
+        "collector at Redis": collector.journal_login,
+        "collector at PostgreSQL": collector.store_login,
+    }
+
+
+async def accepted(scene: Scene, wanted: Mapping[str, Login]) -> list[str]:
+    """Return which of these logins their servers let in, in the order of their names."""
+
+    async def redis_takes(login: Login) -> bool:
+        host, port = scene.cluster.reach(HOME, f"{RELEASE}-redis", 6379)
+        client = redis_client.client(JournalServer(host, port), login)
+        try:
+            await client.execute_command("AUTH", login.user, login.password)
+        except exceptions.AuthenticationError:
+            return False
+        finally:
+            await client.aclose()
+        return True
+
+    async def postgres_takes(login: Login) -> bool:
+        host, port = scene.cluster.reach(HOME, f"{RELEASE}-postgres", 5432)
+        server = PostgresServer(host, port, provision.DATABASE)
+        try:
+            made = await psycopg.AsyncConnection.connect(store.conninfo(server, login, "e2e"))
+        except psycopg.OperationalError:
+            return False
+        await made.close()
+        return True
+
+    return [
+        name
+        for name, login in sorted(wanted.items())
+        if await (redis_takes if name.endswith("Redis") else postgres_takes)(login)
+    ]

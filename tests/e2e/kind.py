@@ -37,12 +37,14 @@ def started() -> Iterator[Cluster]:
     _run("docker", "build", "-t", image, "--build-arg", f"REVISION={boxed.revision()}", ROOT)
     with tempfile.TemporaryDirectory() as folder:
         kubeconfig = Path(folder, "kubeconfig")
+        # One that a killed run left.
+        _run("kind", "delete", "cluster", "--name", NAME, "--kubeconfig", kubeconfig)
         _run("kind", "create", "cluster", "--name", NAME, "--kubeconfig", kubeconfig)
         try:
             _run("kind", "load", "docker-image", image, "--name", NAME)
             repository, tag = IMAGE
             values = {"image": {"repository": repository, "tag": tag, "pullPolicy": "Never"}}
-            cluster = Cluster(kubeconfig, values)
+            cluster = Cluster(kubeconfig, values, Path(folder))
             for crd in sorted(boxed.gateway_api().glob("gateway*.yaml")):
                 cluster.apply(crd.read_text())
             text = (boxed.CLUSTER / "traefik.yaml").read_text()
@@ -53,7 +55,7 @@ def started() -> Iterator[Cluster]:
             finally:
                 cluster.close()
         finally:
-            _run("kind", "delete", "cluster", "--name", NAME)
+            _run("kind", "delete", "cluster", "--name", NAME, "--kubeconfig", kubeconfig)
 
 
 def _run(*argv: object) -> None:

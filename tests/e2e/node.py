@@ -23,7 +23,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Final, NoReturn
@@ -75,15 +75,15 @@ def main(folder: Path) -> NoReturn:
     make_cgroups()
     _make_network()
     _write_files(folder, plan)
-    running = []
+    running = {}
     for name, argv in _commands(folder, plan).items():
-        running.append(_start(folder, name, argv))
+        running[name] = _start(folder, name, argv)
         if name == "kube-apiserver":
             _wait(running, _api_is_ready)  # the others would give up, or come back late
         elif name == "containerd":
             _wait(running, _containerd_answers)
     (folder / "started").touch()
-    names = {process.pid: Path(process.args[0]).name for process in running}
+    names = {process.pid: name for name, process in running.items()}
     while True:
         pid, status = os.wait()  # also of the orphans that the kernel hands to PID 1
         if pid in names:
@@ -290,14 +290,16 @@ def _commands(folder: Path, plan: Plan) -> dict[str, list[str]]:
             leader_elect=False,
         ),
         "containerd": ["containerd", "--config", str(folder / "containerd.toml")],
-        "kubelet": program(
-            "kubelet",
-            config=folder / "kubelet.yaml",
-            kubeconfig=f"{known}/system-node-{NODE}.kubeconfig",
-            hostname_override=NODE,
-            node_ip=ADDRESS,
-            root_dir=folder / "kubelet",
-            cert_dir=folder / "kubelet-certificates",
+        "kubelet": _ten_times(
+            program(
+                "kubelet",
+                config=folder / "kubelet.yaml",
+                kubeconfig=f"{known}/system-node-{NODE}.kubeconfig",
+                hostname_override=NODE,
+                node_ip=ADDRESS,
+                root_dir=folder / "kubelet",
+                cert_dir=folder / "kubelet-certificates",
+            )
         ),
         "kube-proxy": program(
             "kube-proxy",
@@ -314,6 +316,13 @@ def _commands(folder: Path, plan: Plan) -> dict[str, list[str]]:
     }
 
 
+def _ten_times(argv: Sequence[str]) -> list[str]:
+    """Return a command that starts a program again when it ends, as an init system does: a kubelet
+    ends while containerd, which listens already, takes stock of what a killed box left."""
+    script = 'for _ in 1 2 3 4 5 6 7 8 9 10; do "$@"; sleep 0.5; done'
+    return ["sh", "-c", script, *argv[:1], *argv]
+
+
 def _word(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
@@ -325,10 +334,10 @@ def _start(folder: Path, name: str, argv: Sequence[str]) -> subprocess.Popen[byt
         )
 
 
-def _wait(running: Sequence[subprocess.Popen[bytes]], look: Callable[[], None]) -> None:
+def _wait(running: Mapping[str, subprocess.Popen[bytes]], look: Callable[[], None]) -> None:
     """Wait until looking raises no OSError any more, or one of the programs ends."""
     while True:
-        ended = [str(process.args[0]) for process in running if process.poll() is not None]
+        ended = [name for name, process in running.items() if process.poll() is not None]
         if ended:
             sys.exit(f"{', '.join(ended)} ended before the node was ready")
         with contextlib.suppress(OSError):

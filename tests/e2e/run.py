@@ -11,12 +11,13 @@ import argparse
 import contextlib
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 
 from controlplane import build
 from e2e import boxed, kind
 from e2e.box import Unfit
-from e2e.scene import HOME, Scene
+from e2e.scene import HOME, TENANTS, Scene
 from e2e.steps import STEPS, Step
 from e2e.target import Cluster, Failed, tell
 
@@ -35,10 +36,14 @@ def main(words: Sequence[str]) -> None:
     try:
         with _started(asked.on, keep=asked.keep) as cluster:
             _say("cluster", f"{asked.on} is ready", time.monotonic() - begin_s)
-            failed = _play(Scene(cluster), steps, go_on=asked.go_on)
+            scene = Scene(cluster)
+            with contextlib.closing(scene):
+                failed = _play(scene, steps, go_on=asked.go_on)
     except (Unfit, build.Unavailable) as error:
         print(f"e2e: {error}", file=sys.stderr)
         sys.exit(2)
+    for name, count in scene.tally.items():
+        print(f"e2e: {name:<28} {count:>8}")
     if failed:
         sys.exit(f"e2e: failed: {', '.join(failed)}")
     print(f"e2e: all {len(steps)} steps passed in {time.monotonic() - begin_s:.0f} s")
@@ -62,9 +67,11 @@ def _play(scene: Scene, steps: Sequence[Step], *, go_on: bool) -> list[str]:
         begin_s = time.monotonic()
         try:
             found = step(scene)
-        except Failed as error:
-            tell(scene.cluster, (HOME, "acme", "counted"))
-            found = f"FAILED: {error}"
+        except Exception as error:  # whatever it is, what there was then is of use
+            if not isinstance(error, Failed):
+                traceback.print_exc(file=sys.stdout)
+            tell(scene.cluster, (HOME, *TENANTS))
+            found = f"FAILED: {type(error).__name__}: {error}"
             failed.append(step.__name__)
         _say(step.__name__, found, time.monotonic() - begin_s)
         if failed and not go_on:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 RELEASE: Final = "logweir"
 HOME: Final = "logweir"
 """The namespace of the release."""
+TENANTS: Final = ("acme", "counted")
+"""Of its LogTenants, which are also the names of their namespaces."""
 HERE: Final = Path(__file__).parent
 CHART: Final = "charts/logweir"
 
@@ -38,12 +40,24 @@ except OSError as error:
 
 
 class Scene:
-    """One run of the script."""
+    """One run of the script.
+
+    Attributes:
+        cluster: that it plays on.
+        counted: the load whose records are counted, once a step has made it.
+        tally: what was counted, for the end of the script.
+    """
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         self.counted: Load | None = None
+        self.tally: dict[str, int] = {}
         self._keys: dict[tuple[str, str], str] = {}
+
+    def close(self) -> None:
+        """End a load that a step left running."""
+        if self.counted is not None:
+            self.counted.give_up()
 
     # ---- objects ------------------------------------------------------------------------------
 
@@ -83,6 +97,27 @@ class Scene:
         """Return how many collectors a pipeline is to have, and how many are ready."""
         found = self.cluster.get("deployment", f"{name}-collector", namespace)
         return found["spec"].get("replicas", 0), found["status"].get("readyReplicas", 0)
+
+    def pods(self, namespace: str) -> list[dict[str, Any]]:
+        """Return the pods that are to go on running, so no Job's."""
+        return [
+            one
+            for one in self.cluster.list("pods", namespace)
+            if one["status"].get("phase") not in ("Succeeded", "Failed")
+            and "deletionTimestamp" not in one["metadata"]
+        ]
+
+    def pod_names(self, *namespaces: str) -> set[str]:
+        """Return the names of those pods."""
+        return {pod["metadata"]["name"] for one in namespaces for pod in self.pods(one)}
+
+    def is_whole(self, namespace: str, number: int = 1) -> bool:
+        """Say whether there are so many of such pods, or more, and all of them are ready."""
+        pods = self.pods(namespace)
+        return len(pods) >= number and all(
+            any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+            for conditions in (pod["status"].get("conditions", []) for pod in pods)
+        )
 
     def secret(self, namespace: str, name: str) -> dict[str, str]:
         """Return a Secret's content."""
@@ -217,10 +252,10 @@ class Scene:
         return [states[one["name"]]["exitCode"] == 0 for one in containers]
 
 
-def _tried(look):
+def _tried(look: Callable[[], float]) -> Callable[[], float]:
     """Let a connection that breaks be a reason to look again."""
 
-    def once():
+    def once() -> float:
         try:
             return look()
         except (httpx2.TransportError, json.JSONDecodeError) as error:

@@ -6,18 +6,18 @@ Boxed      the node in a box; ways in go to the Service's own address
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+import httpx2
 from controlplane import build
+from controlplane.api import ApiError
 from e2e.box import Box
 
 Found = TypeVar("Found")
@@ -35,11 +35,11 @@ class Cluster:
     Args:
         kubeconfig: of cluster-admin.
         values: what the chart is to be told of this cluster.
+        folder: for files of the script, which goes with the cluster.
     """
 
-    def __init__(self, kubeconfig: Path, values: Mapping[str, Any]) -> None:
-        self.kubeconfig, self.values = kubeconfig, values
-        self.folder = Path(tempfile.mkdtemp(prefix="logweir-e2e-"))
+    def __init__(self, kubeconfig: Path, values: Mapping[str, Any], folder: Path) -> None:
+        self.kubeconfig, self.values, self.folder = kubeconfig, values, folder
         self._programs = build.find("kubectl", "helm")
         self._ways: dict[tuple[str, str, int], _Way] = {}
 
@@ -117,7 +117,9 @@ class Boxed(Cluster):
     """The node in a box."""
 
     def __init__(self, box: Box, values: Mapping[str, Any]) -> None:
-        super().__init__(box.kubeconfig, values)
+        folder = box.folder / "script"
+        folder.mkdir()
+        super().__init__(box.kubeconfig, values, folder)
         self._box = box
 
     def reach(self, namespace: str, service: str, port: int) -> tuple[str, int]:
@@ -196,7 +198,7 @@ def until(what: str, look: Callable[[], Found], wait_s: float = 60, every_s: flo
     while True:
         try:
             seen, why = look(), ""
-        except (Failed, OSError) as error:
+        except (Failed, ApiError, OSError, httpx2.TransportError) as error:
             seen, why = None, f": {error}"  # type: ignore[assignment]
         if seen:
             return seen
@@ -206,20 +208,31 @@ def until(what: str, look: Callable[[], Found], wait_s: float = 60, every_s: flo
 
 
 def tell(cluster: Cluster, namespaces: Sequence[str]) -> None:
-    """Print what the namespaces' pods are and what they said last."""
+    """Print what the namespaces' objects are, what happened, and what pods said last."""
     for namespace in namespaces:
-        with contextlib.suppress(Failed, subprocess.TimeoutExpired):
-            _tell(cluster, namespace)
+        print(f"\n==== {namespace}", flush=True)
+        for words in (
+            ("get", "all,pvc", "-o", "wide"),
+            ("get", "logtenants,logpipelines", "-o", "yaml"),
+            ("get", "events", "--sort-by=.lastTimestamp"),
+        ):
+            _print(cluster, 6000, "-n", namespace, *words)
+        try:
+            pods = cluster.list("pods", namespace)
+        except (Failed, subprocess.TimeoutExpired):
+            continue
+        for pod in pods:
+            logs = ("-n", namespace, "logs", pod["metadata"]["name"], "--all-containers")
+            print(f"---- {namespace}/{pod['metadata']['name']}", flush=True)
+            states = pod["status"].get("containerStatuses", [])
+            if any(one["restartCount"] for one in states):
+                _print(cluster, 3000, *logs, "--tail=15", "--prefix", "--previous")
+            _print(cluster, 5000, *logs, "--tail=25", "--prefix")
 
 
-def _tell(cluster: Cluster, namespace: str) -> None:
-    print(f"\n==== {namespace}", flush=True)
-    for kinds in ("all,pvc", "logtenants,logpipelines"):
-        with contextlib.suppress(Failed):  # before the CRDs are there
-            print(cluster.kubectl("-n", namespace, "get", kinds, "-o", "wide"))
-    print(cluster.kubectl("-n", namespace, "get", "events", "--sort-by=.lastTimestamp")[-4000:])
-    for pod in cluster.list("pods", namespace):
-        name = pod["metadata"]["name"]
-        options = ("--all-containers", "--tail=25", "--prefix")
-        with contextlib.suppress(Failed):
-            print(cluster.kubectl("-n", namespace, "logs", name, *options))
+def _print(cluster: Cluster, most: int, *words: str) -> None:
+    """Print the end of what kubectl says, or why it does not."""
+    try:
+        print(cluster.kubectl(*words, wait_s=30)[-most:], flush=True)
+    except (Failed, subprocess.TimeoutExpired) as error:
+        print(error, flush=True)

@@ -6,12 +6,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from controlplane.api import Api
 from e2e import box, node
 from e2e.box import Box
+from e2e.scene import HOME
+from e2e.target import until
 
 pytestmark = pytest.mark.node
 
@@ -63,37 +65,51 @@ def test_a_box_that_ends_in_order_leaves_the_machine_as_it_was():
     assert machine() == before
 
 
-@pytest.mark.timeout(300)
-def test_of_a_killed_box_only_empty_cgroups_and_a_folder_are_left_and_the_next_one_sweeps_them():
+@pytest.mark.timeout(600)
+def test_what_a_run_that_is_killed_amid_an_installation_leaves_is_swept_by_the_next_box():
     before = machine()
-    child = subprocess.Popen(
-        [sys.executable, "-m", "e2e.box"],
-        stdout=subprocess.PIPE,
-        text=True,
+    run = subprocess.Popen(
+        [sys.executable, "-m", "e2e.run", "--only", "install"],
+        stdout=subprocess.DEVNULL,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
     )
-    with child.stdout:
-        assert child.stdout.readline().startswith("export KUBECONFIG=")
-    child.send_signal(signal.SIGKILL)
-    child.wait()
+    try:
+        until("a pod of the release runs", runs_a_pod, wait_s=400)
+    finally:
+        run.send_signal(signal.SIGKILL)
+        run.wait()
 
-    deadline_s = time.monotonic() + 10
-    while _of_a_node() != before["processes"] and time.monotonic() < deadline_s:
-        time.sleep(0.05)
+    until("its node is gone", lambda: _of_a_node() == before["processes"], wait_s=10)
     after = machine()
     assert after.pop("cgroups") != before["cgroups"]
     assert after == {name: value for name, value in before.items() if name != "cgroups"}
-    box.sweep(box.cache() / "box")
+    with Box.start() as started:
+        node_is_ready(started)
+        assert started.api.list("Pod") == []
     assert machine() == before
     assert not (box.cache() / "box").exists()
 
 
+def runs_a_pod():
+    api = Api.of_kubeconfig(box.cache() / "box/kubeconfig")
+    try:
+        pods = api.list("Pod")
+    finally:
+        api.close()
+    return [
+        one
+        for one in pods
+        if one["metadata"]["namespace"] == HOME and one["status"]["phase"] == "Running"
+    ]
+
+
 def node_is_ready(started):
-    deadline_s = time.monotonic() + 60
-    while time.monotonic() < deadline_s:
-        for one in started.api.list("Node"):
-            conditions = {each["type"]: each["status"] for each in one["status"]["conditions"]}
-            if conditions.get("Ready") == "True":
-                return
-        time.sleep(0.1)
-    raise AssertionError("the node is not ready")
+    ready = {("Ready", "True")}
+    until(
+        "the node is ready",
+        lambda: [
+            node
+            for node in started.api.list("Node")
+            if ready & {(one["type"], one["status"]) for one in node["status"]["conditions"]}
+        ],
+    )

@@ -292,15 +292,28 @@ def test_each_rule_has_its_cases():
     assert [one[:3] for one in RULE_CASES] == rules
 
 
-@pytest.mark.parametrize("name", ["a" * 41, "a.b"])
-def test_a_name_of_which_no_child_can_be_named_is_refused(place: Place, name):
-    one = made("LogPipeline", "spec.suspend", False) | {"metadata": {"name": name}}
+@pytest.mark.parametrize(
+    ("kind", "name", "good"),
+    [
+        *((kind, "a" * 41, "a" * 40) for kind in SCHEMAS),
+        *((kind, "a.b", "a-b") for kind in SCHEMAS),
+        ("LogPipeline", "1a", "a1"),
+    ],
+)
+def test_a_name_of_which_no_child_can_be_named_is_refused(place: Place, kind, name, good):
+    one = made(kind, "spec.suspend", False)
     with pytest.raises(ApiError) as refused:
         place.create(one, name, dry_run=True)
 
-    assert crdgen.NAME_RULE["message"] in str(refused.value)
-    assert "metadata.name" in said_by_up(one)
-    place.create(one, name[:40].replace(".", "-"), dry_run=True)
+    assert crdgen.NAME_RULES[kind]["message"] in str(refused.value)
+    place.create(one, good, dry_run=True)
+
+
+@pytest.mark.parametrize("name", ["a" * 41, "a.b"])
+def test_up_refuses_such_a_name_too(name):
+    one = made("LogPipeline", "spec.suspend", False) | {"metadata": {"name": name}}
+
+    assert said_by_up(one).startswith("metadata.name: ")
 
 
 # ---- what may not change -------------------------------------------------------------------------

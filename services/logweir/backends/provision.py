@@ -15,7 +15,7 @@ import base64
 import hashlib
 import hmac
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
@@ -430,6 +430,19 @@ async def bootstrap_auth_user(
         operator, "ACL", "SETUSER", JOURNAL_AUTH, "reset", "on", *digests, *_AUTH_RULES
     )
     await save_acl(operator)
+
+
+async def tenants_without_users(
+    operator: redis.Redis, tenants: Iterable[TenantId]
+) -> set[TenantId]:
+    """Return which of these tenants lack one of their users: a server without an ACL file forgets
+    all of them when it is started again."""
+    known = set(await journal.command(operator, "ACL", "USERS"))
+    return {
+        tenant
+        for tenant in tenants
+        if not known.issuperset(names.redis_user(tenant, kind) for kind in ("in", "col", "tail"))
+    }
 
 
 def _digest(password: str) -> str:
