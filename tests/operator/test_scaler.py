@@ -92,14 +92,15 @@ def test_small_changes_are_summed_up_since_the_last_that_was_told(told):
     assert news.count(True) == 3  # 101, 125, 153 MiB
 
 
-def test_what_is_under_way_is_no_news_however_it_changes(told):
+def test_what_is_under_way_is_no_news_until_nothing_is(told):
     told.of(1.0, sample(1.0, 100_000))
     told.of(16.0, sample(16.0, 100_000, stored=15 * MIB))
     later = [
         told.of(at_s, sample(at_s, backlog, stored=at_s * MIB))
-        for at_s, backlog in [(31, 500_000), (46, 20_000), (61, 900_000)]
+        for at_s, backlog in [(31, 500_000), (41, 20_000), (51, 900_000)]
     ]
     assert later == [False, False, False]
+    assert told.of(56.0, sample(56.0, stored=56 * MIB))
 
 
 def test_what_stands_still_is_told_each_minute_as_it_grows_older(told):
@@ -126,7 +127,7 @@ def test_rates_that_fade_are_told_until_they_are_nothing(told):
 
 
 def test_a_missed_goal_is_news_once_and_so_is_its_end(told):
-    one = scaled(current=10)
+    one = scaled(collector={"replicas": 1, "autoscaling": {"driver": "None"}})
     news = [
         told.of(at_s, sample(at_s, 100 * MIB, age_s=age_s), one)
         for at_s, age_s in [(1, 1.0), (3, 9.0), (5, 11.0), (7, 13.0), (9, 1.0), (11, 1.0)]
