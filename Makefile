@@ -76,12 +76,14 @@ lint: install ## format, rules, types, arrows between packages, the Dockerfile
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/python charts/generate.py --check
 	$(BIN)/python docs/generate.py --check
+	$(BIN)/python docs/scaling_picture.py --check
 	$(BIN)/python -m logweir_operator.crdgen . --check
 
-gen: install ## what follows from something else: CRDs and their reference, the chart's table and schema of values
+gen: install ## what follows from something else: CRDs and their reference, the chart's table and schema of values, the picture of scaling
 	$(BIN)/python -m logweir_operator.crdgen .
 	$(BIN)/python charts/generate.py
 	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/scaling_picture.py
 
 LOCK := UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --universal --generate-hashes
 

@@ -117,6 +117,10 @@ spec:
   tenantRef: {name: acme}
 """,
 }
+HOWTOS: Final[Mapping[str, Sequence[str]]] = {
+    "LogTenant": (),
+    "LogPipeline": ("How many collectors run, and why: [scaling](../howto/scaling.md).",),
+}
 
 Schema = Mapping[str, Any]
 
@@ -136,6 +140,7 @@ def page(resource: crdgen.Resource) -> str:
                 f"`{model.API_VERSION}`, namespaced; kubectl knows it as {names}.",
                 "`kubectl explain` says the same; `logweir up` reads the same manifests, with the"
                 " same refusals.",
+                *HOWTOS[kind],
                 "",
                 f"```yaml\n{EXAMPLES[kind]}```",
                 "",

@@ -31,12 +31,12 @@ LOOK_S: Final = 2.0
 
 NEWS_SHARE: Final = 0.2
 NEWS_S: Final = 60.0
-"""A backlog is told when it has changed by this share, or at all after this time."""
+"""A backlog is told when it has changed by this share; whatever has changed, after this time."""
 
 
 class Scaled(msgspec.Struct, frozen=True):
     """A pipeline that is to be scaled: its ids, its spec, the collectors that it has, those of them
-    that are ready, and the `most` that its tenant's connections allow."""
+    that are ready, and the `most` that there may be, with what allows no more in words."""
 
     tenant: TenantId
     pipeline: PipelineId
@@ -44,6 +44,7 @@ class Scaled(msgspec.Struct, frozen=True):
     most: int
     current: int
     ready: int
+    most_by: str = scaling.CONNECTION_LIMIT
 
 
 class _Shown(msgspec.Struct, frozen=True):
@@ -61,6 +62,20 @@ class _Shown(msgspec.Struct, frozen=True):
     def forget(self) -> None:
         for gauge in (metrics.OPERATOR_OLDEST_SECONDS, metrics.OPERATOR_AT_MAXIMUM):
             gauge.remove_by_labels({"tenant": self.tenant, "pipeline": self.pipeline})
+
+
+class _Told(msgspec.Struct, frozen=True):
+    """A sample that was written down, when, and all that a status shows of it."""
+
+    at_s: float
+    sample: Sample
+    shown: tuple[int, ...]
+
+
+def _figures(sample: Sample, memory: scaling.Memory) -> tuple[int, ...]:
+    """All that a status shows: also of what stands still the age grows, and rates fade."""
+    rest = (sample.oldest_age_s, memory.arrival, memory.drain)
+    return (sample.entries, sample.backlog_bytes, *(int(one or 0) for one in rest))
 
 
 class Scaler:
@@ -89,7 +104,7 @@ class Scaler:
         self.samples: dict[Key, tuple[Sample, datetime]] = {}
         self.fresh: dict[Key, scaling.Fresh] = {}
         """Status, reason and message of each one's condition Fresh."""
-        self._told_of: dict[Key, tuple[Sample, float]] = {}
+        self._told_of: dict[Key, _Told] = {}
 
     async def run(self, life: Life) -> None:
         """Look and decide until the process stops."""
@@ -149,6 +164,7 @@ class Scaler:
             now_s,
             manual=collector.replicas,
             most=one.most,
+            most_by=one.most_by,
         )
         self._memories[key] = decision.memory
         within_s = one.resource.spec.slo.queryable_within_seconds
@@ -171,21 +187,26 @@ class Scaler:
             decision.replicas,
             decision.reason,
         )
-        is_news = fresh != was_fresh or self._is_news(key, sample, now_s)
+        is_news = fresh != was_fresh or self._is_news(key, sample, decision.memory, now_s)
         if is_other or is_news or decision.replicas != one.current:
             if sample is not None:
-                self._told_of[key] = (sample, now_s)
+                self._told_of[key] = _Told(now_s, sample, _figures(sample, decision.memory))
             self._told(key)
 
-    def _is_news(self, key: Key, sample: Sample | None, now_s: float) -> bool:
-        """Whether a backlog is worth to be written down: each status costs the API server a write
+    def _is_news(
+        self, key: Key, sample: Sample | None, memory: scaling.Memory, now_s: float
+    ) -> bool:
+        """Whether a sample is worth to be written down: each status costs the API server a write
         and everybody who watches a message."""
         if sample is None:
             return False
-        before, told_s = self._told_of.get(key, (None, 0.0))
-        if before is None or before.is_empty != sample.is_empty:
+        told = self._told_of.get(key)
+        if told is None or told.sample.is_empty != sample.is_empty:
             return True
-        if before.backlog_bytes == sample.backlog_bytes:
+        if now_s - told.at_s > NEWS_S:
+            return told.shown != _figures(sample, memory)
+        before = told.sample.backlog_bytes
+        # What one second brings is always under way: it is another each time, and says nothing.
+        if max(before, sample.backlog_bytes) <= (memory.arrival or 0.0):
             return False
-        change = abs(sample.backlog_bytes - before.backlog_bytes)
-        return change > NEWS_SHARE * before.backlog_bytes or now_s - told_s > NEWS_S
+        return abs(sample.backlog_bytes - before) > NEWS_SHARE * before

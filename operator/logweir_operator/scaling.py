@@ -50,6 +50,8 @@ LONG_S: Final = 600.0
 CONNECTIONS: Final = 1
 """That a collector takes of its tenant's writer login."""
 
+CONNECTION_LIMIT: Final = "the tenant's postgres.connectionLimit"
+
 Reason = Literal[
     "Sampling", "ScaledToZero", "AtMaximum", "MetricsUnavailable", "ManagedByKeda", "Manual"
 ]
@@ -139,6 +141,7 @@ def decide(
     *,
     manual: int | None = None,
     most: int | None = None,
+    most_by: str = CONNECTION_LIMIT,
 ) -> Decision:
     """Return how many collectors a pipeline should have from now on.
 
@@ -151,7 +154,8 @@ def decide(
         ready: how many of them are ready.
         now_s: of a clock that never goes back, the sample's.
         manual: `collector.replicas`, for the driver None.
-        most: what `budget` allows; None: any number.
+        most: how many there may be at most, whatever the resource says; None: any number.
+        most_by: in words, what allows no more than `most`.
     """
     memory = _remembered(memory, current, now_s)
     is_good = sample is not None and now_s - sample.at_s <= STALE_S
@@ -162,7 +166,8 @@ def decide(
     high = spec.max_replicas if most is None else min(spec.max_replicas, most)
     if spec.driver == "None":
         wanted = current if manual is None else manual
-        return _manual(wanted, wanted if most is None else min(wanted, most), memory, now_s)
+        allowed = wanted if most is None else min(wanted, most)
+        return _manual(wanted, allowed, most_by, memory, now_s)
     if sample is None or not is_good:
         return _held(spec, memory, current, high, now_s)
     wish = _wish(spec, within_s, sample, memory, current)
@@ -191,7 +196,10 @@ def decide(
             f"{_collectors(replicas)}: nothing was stored for {STILL_S:.0f} s, more would not help."
         )
     elif since_s is not None and replicas == high:
-        reason, message = "AtMaximum", _limited(wanted, spec.max_replicas, high)
+        reason, message = (
+            "AtMaximum",
+            _limited(wanted, high, "maxReplicas" if high == spec.max_replicas else most_by),
+        )
     return _decision(replicas, reason, message, memory, now_s)
 
 
@@ -372,10 +380,10 @@ def _steady(spec: Autoscaling, memory: Memory, raw: int, current: int, now_s: fl
 # ---- decisions ---------------------------------------------------------------------------------
 
 
-def _manual(wanted: int, allowed: int, memory: Memory, now_s: float) -> Decision:
+def _manual(wanted: int, allowed: int, most_by: str, memory: Memory, now_s: float) -> Decision:
     message = f"{_collectors(allowed)}, as spec.collector.replicas says."
     if allowed < wanted:
-        message = _limited(wanted, wanted, allowed)
+        message = _limited(wanted, allowed, most_by)
     return _decision(allowed, "Manual", message, memory, now_s)
 
 
@@ -392,8 +400,7 @@ def _held(spec: Autoscaling, memory: Memory, current: int, high: int, now_s: flo
     return _decision(max(current, min(least, high)), "MetricsUnavailable", message, memory, now_s)
 
 
-def _limited(wanted: int, maximum: int, high: int) -> str:
-    by = "maxReplicas" if high == maximum else "the tenant's postgres.connectionLimit"
+def _limited(wanted: int, high: int, by: str) -> str:
     return f"{_collectors(wanted)} would do, but {by} allows {high}."
 
 

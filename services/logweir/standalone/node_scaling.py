@@ -40,8 +40,7 @@ class NodeScaling:
         self._folder = folder
         self._scaler = Scaler(journal, self._scaled, lambda _: None)
         self._served: Sequence[Served] = ()
-        self._goals_s: Mapping[Key, float] = {}
-        self._most = 1
+        self._most, self._most_by = 1, ""
         self._count = 1
 
     async def run(self, life: Life) -> None:
@@ -59,12 +58,9 @@ class NodeScaling:
             SetupError: the file cannot be written.
         """
         budgets = [scaling.budget(one, 0) for one in connection_limits]
-        self._goals_s = {
-            plan.key_of(one.resource): one.resource.spec.slo.queryable_within_seconds
-            for one in served
-            if one.resource is not None
-        }
-        self._served, self._most = served, min([collectors.largest(collectors.cores()), *budgets])
+        limits = [(collectors.largest(collectors.cores()), "this machine")]
+        limits += [(one, scaling.CONNECTION_LIMIT) for one in budgets]
+        self._served, (self._most, self._most_by) = served, min(limits, key=lambda one: one[0])
         wishes = [one.replicas for one in self._scaler.decisions.values()]
         count = collectors.node_count(wishes or [self._count], self._most)
         if count != self._count or not self._folder.collectors.exists():
@@ -81,6 +77,7 @@ class NodeScaling:
                 most=self._most,
                 current=self._count,
                 ready=ready,
+                most_by=self._most_by,
             )
             for one in self._served
             if one.resource is not None and one.is_open
@@ -96,12 +93,10 @@ class NodeScaling:
     def conditions(self, stored: StoredObject) -> list[dict[str, Any]]:
         """Return the conditions ScalingActive and Fresh of a LogPipeline that was looked at."""
         key = key_of(stored)
-        decision, goal_s = self._scaler.decisions.get(key), self._goals_s.get(key)
-        if decision is None or goal_s is None:
+        decision, fresh = self._scaler.decisions.get(key), self._scaler.fresh.get(key)
+        if decision is None or fresh is None:
             return []
         is_sampled = decision.reason != "MetricsUnavailable"
-        sample = decision.memory.sample if is_sampled else None
-        fresh = scaling.fresh(goal_s, sample, decision.memory)
         return [
             {
                 "type": kind,
