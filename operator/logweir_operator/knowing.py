@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from logweir.runtime import metrics
 from logweir.runtime.life import Life
-from logweir_operator.cache import Cache, Watched
+from logweir_operator.cache import Cache, Watched, watched
 from logweir_operator.kube import KINDS, RESOURCES, Kube, KubeError, Listing
 from logweir_operator.resources import Key
 from logweir_operator.watching import SELECTOR
@@ -58,6 +58,7 @@ class Knowing:
         self._kinds = tuple(kinds)
         self._told = told
         self._changed = changed
+        self._seen: dict[Key, Watched] = {}  # what resources were when they were last told of
         self._began_anew = asyncio.Event()
         self._started_s = asyncio.get_running_loop().time()
         self.is_synced = asyncio.Event()
@@ -78,12 +79,17 @@ class Knowing:
             if key := self._cache.drop_resource(kind, body):
                 self._gone(key)
             return
-        old, new = self._cache.put_resource(kind, body)
-        if new is not old and _matters(old, new):
+        self._cache.put_resource(kind, body)
+        new = watched(kind, body)
+        # Not with what the cache had: that may be the answer to a write of our own, in which news
+        # of others came along that no pass has looked at.
+        old, self._seen[new.key] = self._seen.get(new.key), new
+        if _matters(old, new):
             self._told(new.key)
             self._changed()
 
     def _gone(self, key: Key) -> None:
+        self._seen.pop(key, None)
         self._told(key)
         self._changed()
 
@@ -112,6 +118,7 @@ class Knowing:
                     return
                 continue
             self.is_synced.set()
+            self._seen = dict(self._cache.resources)
             for key in self._cache.resources:
                 self._told(key)
             self._changed()

@@ -6,8 +6,9 @@ YAML -> documents -> msgspec: types and bounds -> repeats -> rules over several 
 from __future__ import annotations
 
 import difflib
+import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -151,7 +152,7 @@ def resource(document: object) -> Resource:
     except msgspec.ValidationError as cause:
         raise ManifestError(str(_field_error(str(cause), document, kind))) from cause
     broken = [
-        *_repeats(plain, ""),
+        *_repeats(plain, "", _fields(kind)),
         *(FieldError(one.field, _invalid(one.reason)) for one in model.broken_rules(made)),
     ]
     if broken:
@@ -159,22 +160,23 @@ def resource(document: object) -> Resource:
     return made
 
 
-def _repeats(part: object, path: str) -> Iterator[FieldError]:
-    """Yield what stands twice in a list without repeats; all types are as they should be."""
+def _repeats(part: object, path: str, known: Container[str]) -> Iterator[FieldError]:
+    """Yield what stands twice in a list without repeats, of the fields that are known: all types
+    are as they should be there."""
     if isinstance(part, list):
         for number, one in enumerate(part):
-            yield from _repeats(one, f"{path}[{number}]")
+            yield from _repeats(one, f"{path}[{number}]", known)
     if not isinstance(part, dict):
         return
     for name, value in part.items():
         at = _join(path, name)
-        if isinstance(value, list) and name in model.UNIQUE:
+        if isinstance(value, list) and name in model.UNIQUE and _plain(at) in known:
             key = model.UNIQUE[name]
             told = [{key: one[key]} if key else one for one in value]
             for number, one in enumerate(told):
                 if one in told[:number]:
                     yield FieldError(f"{at}[{number}]", f"Duplicate value: {_json(one)}")
-        yield from _repeats(value, at)
+        yield from _repeats(value, at, known)
 
 
 # ---- words -------------------------------------------------------------------------------------
@@ -237,7 +239,8 @@ def _invalid(what: str) -> str:
 
 
 def _json(value: object) -> str:
-    return msgspec.json.encode(value).decode(errors="replace")
+    """A value as JSON, whatever YAML has made of it: huge numbers and dates, too."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
 
 
 # ---- paths -------------------------------------------------------------------------------------

@@ -137,6 +137,15 @@ def test_what_is_within_the_bounds_is_taken(document):
             "at least 1 properties",
             id="{}",
         ),
+        pytest.param(
+            tenant(retention={"days": 1 << 99}), "retention.days", "equal to 3650", id="2^99"
+        ),
+        pytest.param(
+            tenant(quotas={"namespaceQuota": {"hard": {"pods": 1, "requests.cpu": "x"}}}),
+            "quotas.namespaceQuota.hard.requests.cpu",
+            "should match",
+            id="one of a map",
+        ),
         pytest.param(key(name="A"), "apiKeys[0].name", "should match", id="a key's name"),
         pytest.param(
             key(scopes=["write"]),
@@ -240,6 +249,12 @@ def test_what_is_wrong_is_named_with_its_field_and_the_reason(document, field, r
 )
 def test_a_bad_name_is_refused(metadata, reason):
     assert reason in refusal(tenant() | {"metadata": metadata})
+
+
+def test_nothing_is_said_of_what_the_model_leaves_to_kubernetes():
+    free = {"conditions": [1, 1], "labels": ["a", "a"], "scopes": [{}, {}]}
+
+    assert read(pipeline(ingest={"pod": {"affinity": free, "tolerations": [free]}}))
 
 
 def test_other_metadata_is_read_over():

@@ -240,6 +240,7 @@ async def _reconcile(cluster: Cluster, superuser: str, running: life.Life) -> No
                 await cluster.bootstrap(superuser)
                 is_bootstrapped = True
                 running.report("servers")
+                part = "resources"
             await cluster.reconcile()
             running.report("resources")
             problem = ""

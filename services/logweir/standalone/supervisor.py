@@ -103,6 +103,7 @@ class Supervisor:
         return all(
             self._processes[name].state == "ready"
             or child.needed == "never"
+            or name in self._idle
             or (child.needed == "once" and name in self._were_ready)
             for name, child in self._children.items()
         )
