@@ -216,7 +216,7 @@ def tell(cluster: Cluster, namespaces: Sequence[str]) -> None:
             ("get", "logtenants,logpipelines", "-o", "yaml"),
             ("get", "events", "--sort-by=.lastTimestamp"),
         ):
-            _print(cluster, 6000, "-n", namespace, *words)
+            _print(cluster, 12000, "-n", namespace, *words)
         try:
             pods = cluster.list("pods", namespace)
         except (Failed, subprocess.TimeoutExpired):
