@@ -128,6 +128,9 @@ class Place:
 
     async def kill(self) -> None:
         """End all operators in the middle of what they do."""
+        for life, task in self._running:
+            task.cancel()
+            life.stopping.set()  # a TaskGroup cancels once, which redis-py may swallow
         await end(*(task for _, task in self._running))
         self._running.clear()
 

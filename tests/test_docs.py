@@ -189,6 +189,7 @@ def test_the_how_to_of_limits_works_step_by_step(shell):
     applied, sent, listed, table, total = commands("docs/howto/limits.md")
     said = shell.run(applied)
     _until_it_works(shell, sent)
+    _until_it_works(shell, "logweir query --tenant globex")
     shell.find("logweir query --tenant globex")
     tenants = shell.run(listed)
     days = shell.run(table)

@@ -93,7 +93,7 @@ class Operator:
         metrics.OPERATOR_LEADER.set(1)
         async with asyncio.TaskGroup() as tasks:
             done = asyncio.Event()
-            tasks.create_task(lease.keep(done))
+            tasks.create_task(_keep(lease, done, running))
             await self._reconcile(running)
             done.set()
 
@@ -178,6 +178,15 @@ class Operator:
                     for key in known.resources:
                         queue.add(key)
             await running.pause(SERVED_S)
+
+
+async def _keep(lease: Lease, done: asyncio.Event, running: Life) -> None:
+    try:
+        await lease.keep(done)
+    except BaseException:
+        # A cancellation may be swallowed (redis-py), this is not: who lost the Lease must end.
+        running.stopping.set()
+        raise
 
 
 async def _show(running: Life, queue: WorkQueue[Key], turns: Turns) -> None:

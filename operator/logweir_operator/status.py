@@ -200,7 +200,10 @@ def tenant_status(facts: TenantFacts, before: Object, now: datetime) -> dict[str
 
 def pipeline_status(facts: PipelineFacts, before: Object, now: datetime) -> dict[str, Any]:
     """Return the status of a LogPipeline; `before` is the one that it has."""
-    parts = _pipeline_parts(facts)
+    is_paused = facts.verdict is not None and facts.verdict.reason == "Suspended"
+    # After a start it is not looked at yet: what was said last stands until it is.
+    kept = before if facts.decision is None and not is_paused else {}
+    parts = _pipeline_parts(facts, kept)
     status: dict[str, Any] = {
         **facts.rest,
         "observedGeneration": facts.generation,
@@ -216,7 +219,9 @@ def pipeline_status(facts: PipelineFacts, before: Object, now: datetime) -> dict
     if facts.collector is not None:
         status["collector"] = _collector(facts, before, now)
     if facts.sample is not None:
-        status["lag"] = _lag(facts, *facts.sample)
+        status["lag"] = _lag(facts, *facts.sample, before.get("lag") or {})
+    elif "lag" in kept:
+        status["lag"] = kept["lag"]
     return status
 
 
@@ -284,17 +289,28 @@ def _credentials(facts: TenantFacts) -> Part:
     return Part(kind, "True", reason, REASONS[kind][reason])
 
 
-def _pipeline_parts(facts: PipelineFacts) -> list[Part]:
+def _pipeline_parts(facts: PipelineFacts, kept: Object) -> list[Part]:
     found = [
         _available("IngestAvailable", facts.ingest),
         _collectors(facts.collector),
     ]
     if facts.resource is not None and facts.resource.spec.exposure.type != "None":
         found.append(_exposed(facts, facts.resource.spec.exposure.type))
-    found.append(_scaling(facts.decision))
+    old = {one["type"]: one for one in kept.get("conditions") or ()}
+    if facts.decision is None and (was := old.get("ScalingActive")) is not None:
+        found.append(_again(was))
+    else:
+        found.append(_scaling(facts.decision))
     if facts.fresh is not None:
         found.append(Part("Fresh", *facts.fresh, is_needed=False))
+    elif (was := old.get("Fresh")) is not None:
+        found.append(_again(was))
     return found
+
+
+def _again(was: Object) -> Part:
+    """A condition as it was."""
+    return Part(was["type"], was["status"], was["reason"], was["message"], is_needed=False)
 
 
 def _available(kind: str, live: Object | None) -> Part:
@@ -400,7 +416,8 @@ def _collector(facts: PipelineFacts, before: Object, now: datetime) -> dict[str,
     return found
 
 
-def _lag(facts: PipelineFacts, sample: Sample, at: datetime) -> dict[str, Any]:
+def _lag(facts: PipelineFacts, sample: Sample, at: datetime, before: Object) -> dict[str, Any]:
+    """What a sample says; rates that are not known yet, after a start, are those of before."""
     found: dict[str, Any] = {
         "entries": sample.entries,
         "backlogBytes": sample.backlog_bytes,
@@ -411,6 +428,7 @@ def _lag(facts: PipelineFacts, sample: Sample, at: datetime) -> dict[str, Any]:
     if facts.decision is not None:
         memory = facts.decision.memory
         rates = {"arrivalBytesPerSecond": memory.arrival, "drainBytesPerSecond": memory.drain}
+        found |= {name: before[name] for name in rates if name in before}
         found |= {name: int(rate) for name, rate in rates.items() if rate is not None}
         found["drain"] = scaling.drain_text(sample, memory)
     return found

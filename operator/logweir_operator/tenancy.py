@@ -18,7 +18,6 @@ from typing import Any, Final
 
 import msgspec
 from redis import asyncio as redis
-from redis import exceptions
 
 from logweir.backends import closing, failpoint, provision, rotations
 from logweir.backends.control import ApiKeyRow, Pipeline, StoredObject, Tenant, revocations
@@ -121,11 +120,14 @@ class Tenancy:
             SetupError: a server's settings are wrong.
             UnavailableError: a server does not answer.
         """
+        await self._prepare_journal()
+        provision.check(await provision.journal_problems(self._journal))
+        provision.check(await asyncio.to_thread(provision.store_problems, self._conninfo))
+
+    async def _prepare_journal(self) -> None:
         site = self.site
         await provision.bootstrap_journal(self._journal)
         await provision.bootstrap_auth_user(self._journal, site.roots, site.before())
-        provision.check(await provision.journal_problems(self._journal))
-        provision.check(await asyncio.to_thread(provision.store_problems, self._conninfo))
 
     # ---- one pass ----------------------------------------------------------------------------
 
@@ -189,20 +191,22 @@ class Tenancy:
         return Outcome(found, live, rows, served, verdicts, revisions)
 
     async def _find_lost_users(self, wanted: Sequence[Wanted], rows: Rows) -> None:
-        """Have tenants made again whose users the journal has forgotten."""
+        """Have tenants made again whose users the journal has forgotten since we made them."""
         keys_of = {
             rows[one.live.stored.namespace, one.live.stored.name].id: one.live.key
             for one in wanted
-            if one.is_made
+            if one.is_made and self._maker.work(one.live.key).done
         }
+        if not keys_of:
+            return
         try:
             lost = await provision.tenants_without_users(self._journal, keys_of)
-        except (exceptions.RedisError, OSError):
-            return  # who needs the journal in this pass says so, of a tenant
+        except Exception:  # who needs the journal in this pass says so, of a tenant
+            return
         if not lost:
             return
         logger.warning("users of the journal are gone", extra={"tenants": sorted(lost)})
-        await self.prepare()
+        await self._prepare_journal()
         for tenant in lost:
             self._maker.again(keys_of[tenant])
 

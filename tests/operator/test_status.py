@@ -95,6 +95,13 @@ def test_old_pods_that_are_ready_do_not_make_a_rollout_ready(counts):
     assert found["Ready"] == ("False", "Progressing")
 
 
+def test_what_was_measured_stands_after_a_start_until_it_is_measured_again():
+    before = of_pipeline()
+    after = of_pipeline(before, NOW + timedelta(hours=1), decision=None, sample=None, fresh=None)
+
+    assert after == before
+
+
 def test_being_behind_or_blind_is_told_but_does_not_take_away_ready():
     found = conditions(
         of_pipeline(

@@ -325,8 +325,8 @@ def test_a_changed_file_of_the_folder_is_applied_and_a_wrong_one_is_shown(up):
     problems = up.until(lambda: up.shown()["problems"])
 
     assert problems == [
-        'more.yaml: LogTenant "filed": spec.deletionPolicy: must be one of Delete, Retain'
-        " (found 'Keep')"
+        'more.yaml: LogTenant "filed": spec.deletionPolicy: Unsupported value: "Keep":'
+        ' supported values: "Delete", "Retain"'
     ]
     assert "not applied: more.yaml" in up.ok("status")
 

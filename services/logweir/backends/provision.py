@@ -437,7 +437,8 @@ async def tenants_without_users(
 ) -> set[TenantId]:
     """Return which of these tenants lack one of their users: a server without an ACL file forgets
     all of them when it is started again."""
-    known = set(await journal.command(operator, "ACL", "USERS"))
+    found = await journal.answer_of(operator.acl_users())
+    known = {one.decode() if isinstance(one, bytes) else one for one in found}
     return {
         tenant
         for tenant in tenants
