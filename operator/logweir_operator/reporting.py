@@ -203,7 +203,7 @@ class Reporter:
         """Which `reconcile-at` was answered: the one of now when this pass has reached its end."""
         verdict = facts.verdict if facts is not None else None
         is_suspended = verdict is not None and verdict.reason == "Suspended"
-        is_done = problem is None and facts is not None and not is_suspended
+        is_done = problem is None and self._turns.has_looked(one) and not is_suspended
         handled = one.annotations.get(RECONCILE_AT, "") if is_done else ""
         handled = handled or _text(one, "lastHandledReconcileAt")
         return {"lastHandledReconcileAt": handled} if handled else {}

@@ -118,6 +118,10 @@ class Turns:
         """Return the value of a tenant's `logweir.dev/rotate-at` that was answered last."""
         return self._asked.get(uid, "")
 
+    def has_looked(self, one: Watched) -> bool:
+        """Whether what `logweir.dev/reconcile-at` asks for now was done in the servers."""
+        return self._looked.get(one.uid) == one.annotations.get(RECONCILE_AT)
+
     async def run(self, life: Life) -> None:
         """Make passes until the process stops."""
         failures = 0
@@ -168,7 +172,7 @@ class Turns:
             self._is_prepared = True
         held = self._held()
         await self._ask_for_rotations(held)
-        self._look_again(held)
+        looked = self._look_again(held)
 
         async def gone(one: StoredObject) -> None:
             await self._let_go(held[key_of(one)])
@@ -182,6 +186,9 @@ class Turns:
         await self._roles.write(self._tenancy.site)
         facts = self._facts_of(outcome, held)
         before, self.facts = self.facts, facts
+        for one in looked:
+            self._looked[one.uid] = one.annotations[RECONCILE_AT]
+            self._told(one.key)
         for key in facts.keys() | before.keys():
             if facts.get(key) != before.get(key):
                 self._told(key)
@@ -200,20 +207,23 @@ class Turns:
 
         return {one.key: one for one in self._cache.resources.values() if is_ours(one)}
 
-    def _look_again(self, held: Mapping[Key, Watched]) -> None:
-        """Have tenants made again whose owner asks for it, or for one of their pipelines."""
+    def _look_again(self, held: Mapping[Key, Watched]) -> list[Watched]:
+        """Have tenants made again whose owner asks for it, or for one of their pipelines; return
+        what was asked for."""
+        asked = []
         for key, one in held.items():
             wanted = one.annotations.get(RECONCILE_AT, "")
             handled = one.stored.status.get("lastHandledReconcileAt", "")
             if wanted in ("", handled) or self._looked.get(one.uid) == wanted:
                 continue
-            self._looked[one.uid] = wanted
+            asked.append(one)
             name = tenant_name(one.stored) if key[0] == "LogPipeline" else key[2]
             self._tenancy.again(("LogTenant", key[1], name))
         uids = {one.uid for one in held.values()}
         for known in (self._looked, self._asked):
             for gone in known.keys() - uids:
                 del known[gone]
+        return asked
 
     async def _ask_for_rotations(self, held: Mapping[Key, Watched]) -> None:
         for key, one in held.items():
