@@ -17,8 +17,8 @@ from typing import Any, Final
 
 from logweir_operator import crdgen, events, model, status
 from logweir_operator.apply import ADOPT
-from logweir_operator.passes import ABANDON, RECONCILE_AT
-from logweir_operator.turns import ROTATE_AT
+from logweir_operator.reporting import ABANDON
+from logweir_operator.turns import RECONCILE_AT, ROTATE_AT
 
 FOLDER: Final = Path(__file__).parent / "reference"
 HEAD: Final = (
@@ -82,8 +82,9 @@ _RECONCILE: Final = (
 )
 _ABANDON: Final = (
     f'{ABANDON}: "true"',
-    "On a resource that is being deleted: it goes at once, and what it has in PostgreSQL and Redis"
-    " is left there for ever. For servers that are lost.",
+    "On a resource that is being deleted, for servers that are lost: it goes at once. A deletion that"
+    " had begun in PostgreSQL goes on should it come back; else data and keys are there as they were,"
+    " and the next LogTenant of its name and namespace gets them.",
 )
 _ADOPT: Final = (
     f'{ADOPT}: "true"',
