@@ -82,9 +82,9 @@ _RECONCILE: Final = (
 )
 _ABANDON: Final = (
     f'{ABANDON}: "true"',
-    "On a resource that is being deleted, for servers that are lost: it goes at once. A deletion that"
-    " had begun in PostgreSQL goes on should it come back; else data and keys are there as they were,"
-    " and the next LogTenant of its name and namespace gets them.",
+    "On a resource that is being deleted, for servers that are lost: it goes at once. A deletion"
+    " that had begun in PostgreSQL goes on should it come back; else data and keys are there as"
+    " they were, and the next LogTenant of its name and namespace gets them.",
 )
 _ADOPT: Final = (
     f'{ADOPT}: "true"',
