@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from logweir_operator import crdgen, events, model, status
+from logweir_operator import crdgen, events, model, rules, status
 from logweir_operator.apply import ADOPT
 from logweir_operator.reporting import ABANDON
 from logweir_operator.turns import RECONCILE_AT, ROTATE_AT
@@ -249,8 +249,8 @@ def _default(field: Schema) -> str:
 
 def _rules(kind: str) -> Iterator[str]:
     yield from ("## Rules", "", "What breaks one is refused, with the field and these words.", "")
-    rows = [(f"`{rule.field}`", rule.message) for rule in model.RULES[kind]]
-    rows += [(f"`{field}`", model.IMMUTABLE) for field in model.immutable_fields(kind)]
+    rows = [(f"`{rule.field}`", rule.message) for rule in rules.RULES[kind]]
+    rows += [(f"`{field}`", rules.IMMUTABLE) for field in rules.immutable_fields(kind)]
     rows.append(("`metadata.name`", crdgen.NAME_RULES[kind]["message"].partition(": ")[2]))
     yield from _table(("field", "rule"), rows)
 

@@ -22,8 +22,9 @@ import msgspec
 import yaml
 from msgspec import inspect
 
-from logweir_operator import model, model_status
-from logweir_operator.model import GROUP, RULES, VERSION, Rule
+from logweir_operator import model, model_status, rules
+from logweir_operator.model import GROUP, VERSION
+from logweir_operator.rules import RULES, Rule
 
 Schema = dict[str, Any]
 
@@ -185,12 +186,12 @@ def _cel(rule: Rule) -> dict[str, str]:
 
 def _immutable(kind: str) -> list[dict[str, str]]:
     found = []
-    for field in model.immutable_fields(kind):
+    for field in rules.immutable_fields(kind):
         path = field.removeprefix("spec")
         same = f"self{path} == oldSelf{path}"
         if field == "spec.tenantId":
             same = f"has(self{path}) == has(oldSelf{path}) && (!has(self{path}) || {same})"
-        words = {"message": model.IMMUTABLE, "reason": "FieldValueForbidden", "fieldPath": path}
+        words = {"message": rules.IMMUTABLE, "reason": "FieldValueForbidden", "fieldPath": path}
         found.append({"rule": same, **words})
     return found
 

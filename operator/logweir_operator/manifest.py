@@ -15,8 +15,9 @@ import msgspec
 from msgspec import inspect
 
 from logweir.core import errors
-from logweir_operator import model
-from logweir_operator.model import FieldError, Resource
+from logweir_operator import model, rules
+from logweir_operator.model import Resource
+from logweir_operator.rules import FieldError
 
 MAX_BYTES: Final = 1 << 20
 TOO_LARGE: Final = f"larger than {MAX_BYTES} bytes"
@@ -153,7 +154,7 @@ def resource(document: object) -> Resource:
         raise ManifestError(str(_field_error(str(cause), document, kind))) from cause
     broken = [
         *_repeats(plain, "", _fields(kind)),
-        *(FieldError(one.field, _invalid(one.reason)) for one in model.broken_rules(made)),
+        *(FieldError(one.field, _invalid(one.reason)) for one in rules.broken_rules(made)),
     ]
     if broken:
         raise ManifestError("; ".join(map(str, broken)))

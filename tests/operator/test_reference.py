@@ -10,7 +10,7 @@ import pytest
 import yaml
 from bounding import SCHEMAS, walk
 
-from logweir_operator import events, manifest, model, status
+from logweir_operator import events, manifest, rules, status
 
 DOCS = Path(__file__).parents[2] / "docs"
 MADE = runpy.run_path(str(DOCS / "generate.py"))
@@ -28,7 +28,7 @@ def test_each_field_stands_on_the_page_with_its_description(kind):
 
 @pytest.mark.parametrize("kind", SCHEMAS)
 def test_each_rule_stands_on_the_page_in_its_words(kind):
-    for rule in model.RULES[kind]:
+    for rule in rules.RULES[kind]:
         assert f"| `{rule.field}` | {rule.message} |" in PAGES[kind]
 
 

@@ -15,7 +15,7 @@ from logweir.backends.control import Control, ObjectLeavingError, StoredObject
 from logweir.backends.rotations import Rotations
 from logweir.core import errors, states
 from logweir.core.names import TenantId
-from logweir_operator import manifest, model
+from logweir_operator import manifest, model, rules
 from logweir_operator.model import Resource
 from logweir_operator.resources import Key, Reader, key_of, tenant_name
 
@@ -110,7 +110,7 @@ def _check(before: Mapping[Key, StoredObject], resources: Sequence[Resource]) ->
             live, _ = Reader().read([old])  # one that cannot be read may be replaced by anything
             known.update({of.key: of.resource for of in live})
         if key in known:
-            changed = model.changed_for_good(known[key], one)
+            changed = rules.changed_for_good(known[key], one)
             wrong += [f"{title}: {problem}" for problem in changed]
         known[key] = one
     if wrong:
