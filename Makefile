@@ -25,8 +25,8 @@ $(STAMP): requirements.lock pyproject.toml
 up: install ## start all of Logweir here; Ctrl-C stops it (ARGS="--port 8080" and more)
 	@$(BIN)/logweir up $(ARGS)
 
-test: install ## all tests that need no root, but for `make chaos`
-	$(BIN)/pytest -m "not chaos and not node and not endurance" $(ARGS)
+test: install ## all tests that need no root, but for those of `make chaos` and `make endurance` (WORKERS=1: one after the other)
+	$(BIN)/pytest -m "not chaos and not node and not endurance" --numprocesses $(or $(WORKERS),2) --dist load $(ARGS)
 
 plane: install ## build the Kubernetes that tests use now, not when they first want it (needs Go; NAMES="helm" for others)
 	PYTHONPATH=tests $(BIN)/python -m controlplane.build $(NAMES)

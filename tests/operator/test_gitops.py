@@ -41,7 +41,8 @@ def of_tenant(verdict: Verdict | None) -> dict[str, Any]:
 
 
 def deployment(condition: dict[str, str] | None = None) -> dict[str, Any]:
-    found = {"replicas": 1, "readyReplicas": 1, "availableReplicas": 1, "observedGeneration": 1}
+    counts = ("replicas", "readyReplicas", "availableReplicas", "updatedReplicas")
+    found = {**dict.fromkeys(counts, 1), "observedGeneration": 1}
     return {
         "metadata": {"name": "web", "generation": 1},
         "spec": {"replicas": 1},
