@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Sequence
-from typing import Final
+from datetime import datetime
+from typing import Final, NoReturn
 
 from logweir.runtime import metrics
 from logweir_operator import cache, drift
@@ -51,7 +52,7 @@ class Children:
 
         Raises:
             ForeignObjectError: an object of this name is somebody else's.
-            PredecessorError: one is of an earlier resource, and goes soon.
+            PredecessorError: one is of an earlier resource, and goes now.
             KubeError: the API server refused one, or did not answer.
         """
         corrected = []
@@ -60,6 +61,8 @@ class Children:
             key: Key = (intent["kind"], intent["metadata"]["namespace"], intent["metadata"]["name"])
             live = self._cache.child(key) or await self._unseen(key)
             if live is not None:
+                if _is_predecessors(owner, live):
+                    await self._remove(owner, live)
                 self._check_ours(owner, live)
                 document = live.document()
                 different = drift.difference(document, wanted)
@@ -96,8 +99,6 @@ class Children:
             return
         kind, _, name = live.key
         meta = live.document()["metadata"]
-        if live.owner_uid and live.owner == owner.key:
-            raise PredecessorError(f"{kind} {name} of an earlier {owner.stored.kind} still goes.")
         is_ours = not live.owner_uid and live.owner == owner.key and self._was_made(meta)
         if is_ours or (meta.get("annotations") or {}).get(ADOPT) == "true":
             return
@@ -105,6 +106,17 @@ class Children:
             f"{kind} {name} is there already and is not this {owner.stored.kind}'s. Rename one of"
             f" both, or annotate it with {ADOPT}=true to let it be taken over."
         )
+
+    async def _remove(self, owner: Watched, live: Child) -> NoReturn:
+        """Delete a child of an earlier resource of this name, which is gone: the API server does so
+        too, but after minutes when it was away. What is not older than our resource may be of a
+        later one, of which only another operator knows yet."""
+        kind, namespace, name = live.key
+        made_at = datetime.fromisoformat(live.document()["metadata"]["creationTimestamp"])
+        if made_at < owner.stored.created_at:
+            await self._kube.delete(kind_of(kind), namespace, name, live.uid)
+            self._cache.forget_child(live.key, live.uid)
+        raise PredecessorError(f"{kind} {name} of an earlier {owner.stored.kind} still goes.")
 
     @staticmethod
     def _was_made(meta: Object) -> bool:
@@ -123,6 +135,11 @@ class Children:
             kind, namespace, name = one.key
             await self._kube.delete(kind_of(kind), namespace, name, one.uid)
             metrics.OPERATOR_APPLIES.labels(kind, "delete", "done").inc()
+
+
+def _is_predecessors(owner: Watched, live: Child) -> bool:
+    """Whether a child is of an earlier resource of its owner's name."""
+    return bool(live.owner_uid) and live.owner_uid != owner.uid and live.owner == owner.key
 
 
 def _intent_of(document: Object) -> str:

@@ -33,7 +33,7 @@ from logweir_operator.workqueue import Again, FailedError
 
 logger = logging.getLogger(__name__)
 
-PREDECESSOR_S: Final = 2.0
+PREDECESSOR_S: Final = 0.5
 
 
 class _Deployment(msgspec.Struct, frozen=True):

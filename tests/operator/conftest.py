@@ -67,3 +67,16 @@ async def operated_alone(
     with _databases(roots) as started:
         async with operating(tmp_path, cluster, namespace, *started, roots) as place:
             yield place
+
+
+@pytest.fixture
+async def operated_bare(
+    tmp_path: Path,
+    plane: Plane,
+    namespace: str,
+    databases: tuple[Postgres, Valkey],
+    roots: provision.Roots,
+) -> AsyncIterator[Place]:
+    """As `operated`, on an API server alone: no controller makes pods, or collects garbage."""
+    async with operating(tmp_path, plane, namespace, *databases, roots) as place:
+        yield place

@@ -198,3 +198,56 @@ async def test_reconcile_at_brings_back_what_somebody_took_in_postgresql(operate
         return found.get("lastHandledReconcileAt") == "now"
 
     await until(is_handled)
+
+
+async def child_of(operated: Place, uid: str) -> Object:
+    """A Service of a LogPipeline `web` with this uid, which is not there."""
+    owner = {"apiVersion": "logweir.dev/v1alpha1", "kind": "LogPipeline", "name": "web"}
+    return await operated.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {
+                "name": "web-ingest",
+                "labels": {
+                    "app.kubernetes.io/managed-by": "logweir-operator",
+                    "logweir.dev/pipeline": "web",
+                },
+                "ownerReferences": [{**owner, "uid": uid, "controller": True}],
+            },
+            "spec": {"ports": [{"name": "http", "port": 80}]},
+        }
+    )
+
+
+async def test_a_child_of_an_earlier_one_of_the_name_is_replaced(operated_bare: Place):
+    """The cluster's garbage collector, which does so too, may be away for minutes."""
+    operated = operated_bare
+    await child_of(operated, "earlier")
+    await asyncio.sleep(1.1)  # times of creation are whole seconds
+    await operated.apply_tenant()
+    await operated.apply_pipeline()
+    await operated.start()
+    uid = (await operated.get("LogPipeline", "web"))["metadata"]["uid"]
+
+    async def is_ours() -> bool:
+        found = await operated.find("Service", "web-ingest")
+        return found is not None and found["metadata"]["ownerReferences"][0]["uid"] == uid
+
+    await until(is_ours)
+
+
+async def test_a_child_of_a_later_one_of_the_name_is_never_touched(operated_bare: Place):
+    """Of which another operator knows already."""
+    operated = operated_bare
+    await operated.apply_tenant()
+    await operated.apply_pipeline()
+    await asyncio.sleep(1.1)
+    before = await child_of(operated, "later")
+    await operated.start()
+
+    async def waits() -> bool:
+        return "still goes" in (await operated.condition("LogPipeline", "web")).get("message", "")
+
+    await until(waits)
+    assert await operated.get("Service", "web-ingest") == before
