@@ -6,7 +6,7 @@ import asyncio
 import base64
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import helming
@@ -19,39 +19,43 @@ from operating import Place, operating, until
 
 from logweir.backends import redis_client, rotations
 from logweir.core import names
+from logweir_operator.config import Scope
 from logweir_operator.own_secrets import ROOTS_KEY, roots_name
 
-Install = Callable[[str], Path]
+SCOPES = {
+    "Namespaced": ("--values", CHART / "ci" / "namespaced-values.yaml"),
+    "Cluster": (
+        *("--values", CHART / "ci" / "external-values.yaml"),
+        *("--set", "crds.install=false,admissionPolicy.enabled=false,rbac.aggregate=false"),
+    ),
+}
 
 
-@pytest.fixture
-def installed(plane: Plane, namespace: str) -> Install:
-    """Installs the chart for a place, and returns the operator's kubeconfig: its rights are what
-    is wanted of it."""
-    where = ("--kubeconfig", plane.kubeconfig, "--namespace", namespace)
-
-    def install(release: str) -> Path:
-        helming.helm(
-            "install",
-            release,
-            CHART,
-            *("--values", CHART / "ci" / "namespaced-values.yaml"),
-            *("--set", f"scope.namespaces={{{namespace}}},fullnameOverride={release}"),
-            *where,
-        )
-        return plane.kubeconfig_of(namespace, f"{release}-operator")
-
-    return install
+def install(plane: Plane, namespace: str, release: str, scope: str) -> Path:
+    """Install the chart for a place, and return the operator's kubeconfig: its rights are what is
+    wanted of it."""
+    watched = f",scope.namespaces={{{namespace}}}" if scope == "Namespaced" else ""
+    helming.helm(
+        *("install", release, CHART, *SCOPES[scope]),
+        *("--set", f"fullnameOverride={release}{watched}"),
+        *("--kubeconfig", plane.kubeconfig, "--namespace", namespace),
+    )
+    return plane.kubeconfig_of(namespace, f"{release}-operator")
 
 
+@pytest.mark.parametrize("scope", SCOPES)
 async def test_what_the_operator_asks_for_is_what_it_is_granted(
-    plane, namespace, tmp_path, postgres, valkey, roots, installed
+    start_plane, tmp_path, postgres, valkey, roots, scope
 ):
+    """On an API server of its own: in Cluster scope it looks after all that is there."""
+    plane = await asyncio.to_thread(start_plane)
+    namespace = plane.make_namespace()
+    wide = {"scope": Scope()} if scope == "Cluster" else {}
     # New roots are made, but not used: the databases are everybody's.
     async with operating(
-        tmp_path, plane, namespace, postgres, valkey, roots, spread_s=3600.0
+        tmp_path, plane, namespace, postgres, valkey, roots, spread_s=3600.0, **wide
     ) as place:
-        kubeconfig = await asyncio.to_thread(installed, place.release)
+        kubeconfig = await asyncio.to_thread(install, plane, namespace, place.release, scope)
         account = f"{place.release}-operator"
         mark = audit.mark(plane)
         await place.start(kubeconfig)
