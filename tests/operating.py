@@ -61,7 +61,7 @@ class Place:
         self._home = home or namespace
         self.release = f"lw{next(_numbers)}"
         self.control = Rotations(world.operator_conninfo(postgres, roots))
-        self._folder = folder
+        self.folder = folder
         _write(folder / "postgres", host="127.0.0.1", port=str(postgres.port), sslmode="disable")
         _write(
             folder / "redis",
@@ -136,7 +136,7 @@ class Place:
 
     def break_databases(self) -> None:
         """Let operators that start from now on find no PostgreSQL."""
-        (self._folder / "postgres" / "port").write_text("1")
+        (self.folder / "postgres" / "port").write_text("1")
 
     async def close(self) -> None:
         await self.kill()

@@ -46,6 +46,7 @@ SERVED_S: Final = 60.0
 """How often the API server is asked which optional kinds it knows."""
 
 GAUGES_S: Final = 5.0
+MOVED_S: Final = 5.0
 RETRY_S: Final = 3.0
 
 
@@ -129,7 +130,7 @@ class Operator:
     ) -> None:
         config, known = self._config, Cache()
         queue: WorkQueue[Key] = WorkQueue(lambda key: passes.work(key), config.workers)
-        roles = RoleSecrets(self._kube, config.namespace, config.release, servers.cas)
+        roles = RoleSecrets(self._kube, config.namespace, config.release, servers)
         turns = Turns(tenancy, control, known, roles, queue.add, lambda one: passes.let_go(one))
         scaler = Scaler(journal, lambda: passes.scaled(), queue.add)
         passes = Passes(config, self._kube, known, turns, scaler, servers, lambda: self._served)
@@ -152,6 +153,7 @@ class Operator:
             tasks.create_task(knowing.run(config.resync_s, running))
             tasks.create_task(self._look_at_served(running, known, queue))
             tasks.create_task(_show(running, queue, turns))
+            tasks.create_task(_end_when_moved(config, servers, running))
             if await running.pause_until(knowing.is_synced, float("inf")):
                 return
             running.report("resources")
@@ -187,6 +189,19 @@ async def _keep(lease: Lease, done: asyncio.Event, running: Life) -> None:
         # A cancellation may be swallowed (redis-py), this is not: who lost the Lease must end.
         running.stopping.set()
         raise
+
+
+async def _end_when_moved(config: Config, servers: Servers, running: Life) -> None:
+    """End the process when the mounted Secrets say something else: another password, address or
+    certificate is of everything, so all begins anew."""
+    while not await running.pause(MOVED_S):
+        try:
+            now = config.servers()
+        except errors.SetupError:
+            continue  # it is being written
+        if now != servers:
+            logger.info("the servers' Secrets have changed; the process begins anew")
+            running.stopping.set()
 
 
 async def _show(running: Life, queue: WorkQueue[Key], turns: Turns) -> None:

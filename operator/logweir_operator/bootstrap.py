@@ -95,6 +95,13 @@ async def _make_passwords(config: Config, bundled: Evaluation, kube: Kube, say: 
         data = await _ensure(
             config, kube, f"{config.release}-{name}", {"host": host, "port": port, **login}, say
         )
+        found = base64.b64decode(data.get("host", "")).decode(errors="replace")
+        if found != host:
+            raise errors.SetupError(
+                f"The Secret {config.release}-{name} is there already and is not the bundled"
+                f" database's: its host is {found!r}.",
+                hint="Give it another name, or leave evaluation.enabled out to use its database.",
+            )
         for key, value in data.items():
             folder.joinpath(key).write_bytes(base64.b64decode(value))
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import logging
 import time
-from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -16,6 +15,7 @@ import msgspec
 from logweir.core import errors
 from logweir_operator import bindings
 from logweir_operator.bindings import Site
+from logweir_operator.config import Servers
 from logweir_operator.kube import CORE_KINDS, Kube, Object
 from logweir_operator.rootsets import RootSecrets
 from logweir_operator.watching import MANAGED
@@ -84,11 +84,11 @@ class SecretVault:
 class RoleSecrets:
     """The bindings of the platform's roles; written when they differ from what was written last."""
 
-    def __init__(self, kube: Kube, namespace: str, release: str, cas: Mapping[str, bytes]) -> None:
+    def __init__(self, kube: Kube, namespace: str, release: str, servers: Servers) -> None:
         self._kube = kube
         self._namespace = namespace
         self._release = release
-        self._cas = cas
+        self._servers = servers
         self._written: dict[str, bytes] = {}
         self._written_s = float("-inf")
 
@@ -98,6 +98,10 @@ class RoleSecrets:
         Raises:
             KubeError: the API server refused, or did not answer.
         """
+        # The roles find certificates beside their binding, not where we have them.
+        site = msgspec.structs.replace(
+            site, store=self._servers.pods_store, journal=self._servers.pods_journal
+        )
         wanted = {
             "query": msgspec.json.encode(bindings.query(site)),
             "keeper": msgspec.json.encode(bindings.keeper(site)),
@@ -115,7 +119,7 @@ class RoleSecrets:
             logger.info("binding written", extra={"role_of": role})
 
     def _secret(self, role: str, text: bytes) -> Object:
-        files = {BINDING_KEY: text, **self._cas}
+        files = {BINDING_KEY: text, **self._servers.cas}
         return {
             "apiVersion": "v1",
             "kind": "Secret",

@@ -186,6 +186,26 @@ async def test_passwords_of_bundled_databases_are_made_once(
     assert (tmp_path / "redis" / "password").read_text() == first[1]["password"]
 
 
+async def test_a_secret_of_another_database_is_not_taken_for_the_bundled_one(
+    tmp_path, plane, namespace
+):
+    """Else a person's own PostgreSQL would be closed to its other databases."""
+    own = {"host": "db.example.com", "username": "postgres", "password": "theirs"}
+    plane.api.create(
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": "logs-postgres", "namespace": namespace},
+            "stringData": own,
+        }
+    )
+    bundled = Evaluation(postgres_host="logs-postgres", redis_host="logs-redis")
+    job = Job(tmp_path, plane, namespace, evaluation=bundled, bootstrap_wait_s=0.1)
+
+    with pytest.raises(errors.SetupError, match=r"its host is 'db\.example\.com'"):
+        await job.run()
+
+
 async def test_a_role_waits_for_the_schema_of_its_version(
     job, fresh_postgres, fresh_valkey, tmp_path
 ):

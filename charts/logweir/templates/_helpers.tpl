@@ -225,6 +225,12 @@ env:
 {{- fail "redis.existingSecret is needed: the Secret of your Redis (or, to try Logweir out, evaluation.enabled=true)" -}}
 {{- end -}}
 {{- end -}}
+{{- if and .Values.evaluation.enabled (or .Values.postgres.existingSecret .Values.redis.existingSecret) -}}
+{{- fail "evaluation.enabled brings its own databases: leave out postgres.existingSecret and redis.existingSecret, or evaluation.enabled" -}}
+{{- end -}}
+{{- if and .Values.features.monitoring (not .Values.networkPolicy.monitoringNamespace) -}}
+{{- fail "features.monitoring needs networkPolicy.monitoringNamespace: where Prometheus runs, or its scrapes are dropped and every pipeline alerts" -}}
+{{- end -}}
 {{- if and (eq .Values.scope.mode "Namespaced") (not .Values.scope.namespaces) -}}
 {{- fail "scope.mode Namespaced needs scope.namespaces" -}}
 {{- end -}}
