@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from logweir.core import errors
-from logweir.runtime.life import Life
+from logweir.runtime.life import Life, happens
 from logweir_operator.kube import OTHER_KINDS, Kube, KubeError, Object
 
 logger = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ class Lease:
         """
         loop = asyncio.get_running_loop()
         renewed_s = loop.time()
-        while not await _pause(done, self._terms.retry_s):
+        while not await happens(done, self._terms.retry_s):
             # Before anything else: after a long sleep of the machine the Lease is not ours.
             if loop.time() - renewed_s > self._terms.duration_s:
                 raise Lost("The Lease was not renewed in time.")
@@ -152,12 +152,3 @@ class Lease:
     async def _put(self, document: Object) -> Object:
         path = LEASE.path(self._terms.namespace, self._terms.name)
         return await self._kube.request("put", path, document)
-
-
-async def _pause(done: asyncio.Event, wait_s: float) -> bool:
-    try:
-        async with asyncio.timeout(wait_s):
-            await done.wait()
-    except TimeoutError:
-        return False
-    return True

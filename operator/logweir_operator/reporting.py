@@ -87,12 +87,10 @@ class Reporter:
             return  # it is looked at soon; after a restart, what it says was true
         verdict = self._verdict(one, facts, problem)
         # What the facts are of: a later generation was not looked at yet.
-        generation = facts.generation if facts and not self._unreached(one, facts) else None
-        generation = one.stored.generation if generation is None else generation
-        if one.stored.kind == "LogTenant":
-            now = self._tenant(one, facts, verdict, generation, problem)
-        else:
-            now = self._pipeline(one, facts, verdict, generation, problem)
+        is_of_facts = facts is not None and not self._unreached(one, facts)
+        generation = facts.generation if facts and is_of_facts else one.stored.generation
+        of_kind = self._tenant if one.stored.kind == "LogTenant" else self._pipeline
+        now = of_kind(one, facts, verdict, generation, self._handled(one, facts, problem))
         if _without_time(now) != _without_time(before):
             await self._write(one, now)
         found = events.between(before, now, corrected)
@@ -100,21 +98,18 @@ class Reporter:
             found.append(_blocked(self._turns.problem))
         await self.post(one, found)
 
-    def _unreached(self, one: Watched, facts: Facts | None) -> bool:
+    def _unreached(self, one: Watched, facts: Facts) -> bool:
         """Whether the servers do not answer, and what is asked for now has not been done."""
-        if not self._turns.problem:
-            return False
-        return facts is None or facts.generation != one.stored.generation or one.is_leaving
+        is_done = facts.generation == one.stored.generation and not one.is_leaving
+        return bool(self._turns.problem) and not is_done
 
     def _verdict(
         self, one: Watched, facts: Facts | None, problem: Problem | None
     ) -> Verdict | None:
         if problem is not None:
             return Verdict(problem.reason, problem.message, is_stalled=problem.is_stalled)
-        if self._unreached(one, facts):
+        if facts is None or self._unreached(one, facts):
             return Verdict("Deleting" if one.is_leaving else "Retrying", self._turns.problem)
-        if facts is None:
-            return Verdict("Progressing", "Not looked at yet.")
         if facts.verdict is None and self._turns.problem and one.stored.kind == "LogTenant":
             return Verdict("Retrying", self._turns.problem)
         return facts.verdict
@@ -127,9 +122,8 @@ class Reporter:
         facts: Facts | None,
         verdict: Verdict | None,
         generation: int,
-        problem: Problem | None,
+        rest: dict[str, Any],
     ) -> dict[str, Any]:
-        rest = self._handled(one, facts, problem)
         if asked := self._turns.rotation_asked(one.uid) or _text(one, "lastHandledRotateAt"):
             rest["lastHandledRotateAt"] = asked
         failing: Server = ""
@@ -162,10 +156,9 @@ class Reporter:
         facts: Facts | None,
         verdict: Verdict | None,
         generation: int,
-        problem: Problem | None,
+        rest: dict[str, Any],
     ) -> dict[str, Any]:
         _, namespace, name = one.key
-        rest = self._handled(one, facts, problem)
         resource = facts.resource if facts is not None else None
         resource = resource if isinstance(resource, LogPipeline) else None
         if facts is not None and facts.served is not None:

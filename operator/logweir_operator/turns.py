@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -181,7 +181,7 @@ class Turns:
             [one.stored for one in held.values()],
             self._is_collected,
             gone,
-            {key[1:] for key in self._cache.resources if key[0] == "LogTenant"} - _places(held),
+            _places(self._cache.resources) - _places(held),
         )
         await self._roles.write(self._tenancy.site)
         facts = self._facts_of(outcome, held)
@@ -257,10 +257,7 @@ class Turns:
             key, at = key_of(one), (one.namespace, one.name)
             verdict = outcome.verdicts.get(key)
             if one.kind == "LogTenant":
-                facts[key] = msgspec.structs.replace(
-                    self._tenant_facts(one, outcome, live.get(key), own.get(at, {})),
-                    uid=held[key].uid,
-                )
+                facts[key] = self._tenant_facts(held[key], outcome, live.get(key), own.get(at, {}))
                 continue
             mine = served.get(at)
             facts[key] = Facts(
@@ -277,13 +274,14 @@ class Turns:
 
     def _tenant_facts(
         self,
-        one: StoredObject,
+        held: Watched,
         outcome: Outcome,
         resource: Resource | None,
         own: Mapping[str, LogPipeline],
     ) -> Facts:
         """Facts of a tenant; `own` are the LogPipelines that refer to it, by name."""
-        key, row = key_of(one), outcome.rows.get((one.namespace, one.name))
+        key, one = held.key, held.stored
+        row = outcome.rows.get((one.namespace, one.name))
         urls = {}
         if row is not None and isinstance(resource, LogTenant):
             urls = {
@@ -295,6 +293,7 @@ class Turns:
         if row is not None:
             rest |= self._tenancy.tenant_status(one, row)
         return Facts(
+            uid=held.uid,
             generation=one.generation,
             resource=resource,
             verdict=outcome.verdicts.get(key),
@@ -307,8 +306,9 @@ class Turns:
         )
 
 
-def _places(held: Mapping[Key, Watched]) -> set[tuple[str, str]]:
-    return {key[1:] for key in held if key[0] == "LogTenant"}
+def _places(keys: Iterable[Key]) -> set[tuple[str, str]]:
+    """Namespaces and names of the LogTenants among these."""
+    return {key[1:] for key in keys if key[0] == "LogTenant"}
 
 
 def _revisions(outcome: Outcome, served: Served | None) -> frozenset[int]:

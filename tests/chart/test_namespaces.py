@@ -11,22 +11,28 @@ from operating import operating, until
 from logweir_operator.cache import FINALIZER
 
 
+async def installed(place, cluster, home, watched) -> str:
+    """Install the chart for its operator's rights, and start that; return its account."""
+    await asyncio.to_thread(
+        helming.helm,
+        "install",
+        place.release,
+        CHART,
+        *("--values", CHART / "ci" / "namespaced-values.yaml"),
+        *("--set", f"scope.namespaces={{{watched}}},fullnameOverride={place.release}"),
+        *("--kubeconfig", cluster.kubeconfig, "--namespace", home, "--no-hooks"),
+    )
+    account = f"{place.release}-operator"
+    await place.start(cluster.kubeconfig_of(home, account))
+    return account
+
+
 async def test_a_namespace_with_a_tenant_goes_when_it_is_deleted(
     cluster, tmp_path, postgres, valkey, roots
 ):
     home, watched = cluster.make_namespace(), cluster.make_namespace()
     async with operating(tmp_path, cluster, watched, postgres, valkey, roots, home) as place:
-        await asyncio.to_thread(
-            helming.helm,
-            "install",
-            place.release,
-            CHART,
-            *("--values", CHART / "ci" / "namespaced-values.yaml"),
-            *("--set", f"scope.namespaces={{{watched}}},fullnameOverride={place.release}"),
-            *("--kubeconfig", cluster.kubeconfig, "--namespace", home, "--no-hooks"),
-        )
-        account = f"{place.release}-operator"
-        await place.start(cluster.kubeconfig_of(home, account))
+        account = await installed(place, cluster, home, watched)
         await place.apply_tenant(deletionPolicy="Delete")
         await place.apply_pipeline()
         await place.ready("LogPipeline", "web")
@@ -57,17 +63,7 @@ async def test_rights_go_with_the_release_when_nothing_needs_them(
     home, watched = cluster.make_namespace(), cluster.make_namespace()
     async with operating(tmp_path, cluster, watched, postgres, valkey, roots, home) as place:
         where = ("--kubeconfig", cluster.kubeconfig, "--namespace", home, "--no-hooks")
-        await asyncio.to_thread(
-            helming.helm,
-            "install",
-            place.release,
-            CHART,
-            *("--values", CHART / "ci" / "namespaced-values.yaml"),
-            *("--set", f"scope.namespaces={{{watched}}},fullnameOverride={place.release}"),
-            *where,
-        )
-        account = f"{place.release}-operator"
-        await place.start(cluster.kubeconfig_of(home, account))
+        account = await installed(place, cluster, home, watched)
         await place.apply_tenant(deletionPolicy="Delete")
         await place.ready("LogTenant", "acme")
         await place.delete("LogTenant", "acme")

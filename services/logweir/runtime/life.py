@@ -58,12 +58,7 @@ class Life:
 
     async def pause(self, wait_s: float) -> bool:
         """Wait, or until the process stops; true when it stops."""
-        try:
-            async with asyncio.timeout(wait_s):
-                await self.stopping.wait()
-        except TimeoutError:
-            return False
-        return True
+        return await happens(self.stopping, wait_s)
 
     async def pause_until(self, event: asyncio.Event, wait_s: float) -> bool:
         """Wait until an event, or as `pause`."""
@@ -74,6 +69,16 @@ class Life:
             for one in waiting:
                 one.cancel()
         return self.stopping.is_set()
+
+
+async def happens(event: asyncio.Event, wait_s: float) -> bool:
+    """Wait for an event, but no longer; true when it has happened."""
+    try:
+        async with asyncio.timeout(wait_s):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
 
 
 async def end(*tasks: asyncio.Task[Any]) -> None:
