@@ -21,6 +21,8 @@ from typing import Any, Final
 
 import yaml
 
+from logweir_operator import crdgen
+
 CHART: Final = Path(__file__).parent / "logweir"
 BEGIN: Final = "<!-- values: made by `make gen` -->"
 END: Final = "<!-- end of values -->"
@@ -176,12 +178,7 @@ def main() -> None:
         CHART / "values.schema.json": json.dumps(schema(text), indent=2) + "\n",
         CHART / "README.md": f"{before}{BEGIN}\n{table(text)}\n{END}{after}",
     }
-    for path, content in wanted.items():
-        if path.exists() and path.read_text() == content:
-            continue
-        if "--check" in sys.argv[1:]:
-            sys.exit(f"{path} is not what follows from values.yaml: run `make gen`")
-        path.write_text(content)
+    crdgen.write_or_check(wanted, "values.yaml")
 
 
 if __name__ == "__main__":

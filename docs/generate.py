@@ -10,7 +10,6 @@ operator; a table is made of each part with more than a few fields, once.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -301,15 +300,5 @@ def files() -> dict[Path, str]:
     return {FOLDER / f"{one.kind.lower()}.md": page(one) for one in crdgen.RESOURCES}
 
 
-def main() -> None:
-    """Write the pages, or check them."""
-    for path, text in files().items():
-        if path.exists() and path.read_text() == text:
-            continue
-        if "--check" in sys.argv[1:]:
-            sys.exit(f"{path} is not what follows from the operator: run `make gen`")
-        path.write_text(text)
-
-
 if __name__ == "__main__":
-    main()
+    crdgen.write_or_check(files(), "the operator")

@@ -15,6 +15,7 @@ from typing import Final
 
 import msgspec
 
+from logweir_operator import crdgen
 from logweir_operator.model import Autoscaling
 
 ROOT: Final = Path(__file__).parent.parent
@@ -132,15 +133,5 @@ def _text(x: float, y: float, text: str, anchor: str) -> str:
     return f'<text class="small" x="{x}" y="{y}" text-anchor="{anchor}">{text}</text>'
 
 
-def main() -> None:
-    """Write the picture, or check it."""
-    svg = picture(simulated().moments[::EACH_S])
-    if PATH.exists() and PATH.read_text() == svg:
-        return
-    if "--check" in sys.argv[1:]:
-        sys.exit(f"{PATH} is not what follows from the operator: run `make gen`")
-    PATH.write_text(svg)
-
-
 if __name__ == "__main__":
-    main()
+    crdgen.write_or_check({PATH: picture(simulated().moments[::EACH_S])}, "the operator")

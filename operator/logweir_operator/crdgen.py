@@ -350,20 +350,25 @@ def _template(text: str) -> str:
     return "{{- if .Values.crds.install }}\n" + HEAD + escaped + "{{- end }}\n"
 
 
+def write_or_check(wanted: Mapping[Path, str], source: str) -> None:
+    """Write what follows from something else; with --check only compare, and end with what differs.
+
+    Args:
+        wanted: the text of each file.
+        source: what they follow from.
+    """
+    stale = [one for one, text in wanted.items() if not one.exists() or one.read_text() != text]
+    if stale and "--check" in sys.argv:
+        sys.exit(f"{', '.join(map(str, stale))}: not what follows from {source}; run `make gen`")
+    for path in stale:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(wanted[path])
+
+
 def main() -> None:
-    """Write all files below the folder given; with --check only compare, and say what differs."""
-    root, is_check = Path(sys.argv[1]), "--check" in sys.argv
-    stale = []
-    for name, text in files().items():
-        path = root / name
-        if path.exists() and path.read_text() == text:
-            continue
-        stale.append(name)
-        if not is_check:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-    if is_check and stale:
-        sys.exit(f"not up to date: {', '.join(stale)}; run 'make gen'")
+    """Write all files below the folder given, or check them."""
+    root = Path(sys.argv[1])
+    write_or_check({root / name: text for name, text in files().items()}, "the model")
 
 
 if __name__ == "__main__":
